@@ -1,0 +1,98 @@
+"""Every setting in one place: environment variables `ATLAS_*`, then `atlas.toml`, then the defaults below.
+
+`atlas.toml` is looked for in the current folder, then in the atlas home. A profile there names a model with its transcoders:
+
+    [profiles.demo]
+    model = "path/or/hub-name"
+    transcoders = "path/or/hub-name"
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    TomlConfigSettingsSource,
+)
+
+from atlas.errors import UsageError
+
+
+def default_home() -> Path:
+    return Path(os.environ.get("ATLAS_HOME") or Path.home() / ".circuit-atlas")
+
+
+class Profile(BaseModel):
+    """A model and the transcoder set that fits it; each a folder or a hub name."""
+
+    model: str
+    transcoders: str
+
+
+class Settings(BaseSettings):
+    model_config = SettingsConfigDict(env_prefix="ATLAS_", extra="ignore", env_ignore_empty=True)
+
+    home: Path = Field(default_factory=default_home, description="folder of everything when no server is set")
+    catalog_url: str = Field("", description="SQLAlchemy address of the catalog; empty = SQLite under home")
+    graph_url: str = Field("", description="bolt:// or neo4j:// address; empty = the embedded server")
+    graph_user: str = "neo4j"
+    graph_password: SecretStr = SecretStr("")
+    graph_database: str = Field("", description="database name; empty = the server's default")
+    actor: str = Field("", description="who writes; empty = the login name of this machine")
+    encoder: str = Field("all-MiniLM-L6-v2", description="sentence encoder for search: shipped name or a folder")
+    embedded_heap: str = Field("1g", description="memory of the embedded graph server")
+    embedded_idle_seconds: int = Field(
+        1800, ge=0, description="stop the embedded server after this idle time; 0 = never"
+    )
+    cypher_timeout_seconds: float = Field(20.0, gt=0, description="time limit of user Cypher")
+    cypher_row_limit: int = Field(10_000, gt=0, description="row limit of user Cypher")
+    import_max_bytes: int = Field(512 * 2**20, gt=0, description="largest graph file, unpacked")
+    profiles: dict[str, Profile] = Field(default_factory=dict)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        toml = TomlConfigSettingsSource(settings_cls, toml_file=[default_home() / "atlas.toml", Path("atlas.toml")])
+        return init_settings, env_settings, toml
+
+    def resolved_catalog_url(self) -> str:
+        return self.catalog_url or f"sqlite:///{self.home / 'catalog.sqlite'}"
+
+    @property
+    def embedded_folder(self) -> Path:
+        return self.home / "graph"
+
+    def profile(self, name: str) -> Profile:
+        try:
+            return self.profiles[name]
+        except KeyError:
+            known = ", ".join(sorted(self.profiles)) or "none"
+            raise UsageError(
+                f"There is no profile {name!r} in atlas.toml (known: {known}).",
+                "Add [profiles.NAME] with model and transcoders, or pass --model and --transcoders.",
+            ) from None
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Settings from the environment and atlas.toml. Raises UsageError naming the variable and the fault."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type]
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = "ATLAS_" + "_".join(str(part) for part in first["loc"]).upper()
+        raise UsageError(
+            f"The setting {name} is not usable: {first['msg']}.", "Mend it in the environment or atlas.toml."
+        ) from error
+    except ValueError as error:
+        raise UsageError(f"atlas.toml cannot be read: {error}.", "Mend the file.") from error
