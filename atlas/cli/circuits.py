@@ -1,0 +1,121 @@
+"""`atlas circuits`, `show`, `delete`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from atlas.cli.main import app, opened
+from atlas.cli.output import Json, emit, table
+from atlas.errors import UsageError
+
+Circuit = Annotated[str, typer.Argument(help="Circuit id, unique id prefix or unique name.")]
+
+
+@app.command()
+def circuits(
+    model: Annotated[str | None, typer.Option(help="Only circuits of this model.")] = None,
+    collection: Annotated[str | None, typer.Option("--in", help="Only circuits of this collection.")] = None,
+    text: Annotated[str | None, typer.Option(help="Only circuits whose name or prompt has this text.")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 100,
+    json: Json = False,
+) -> None:
+    """List the circuits of the atlas."""
+    with opened() as atlas:
+        rows = atlas.circuits(model=model, collection=collection, text=text, limit=limit)
+
+    def show_text(console):
+        if not rows:
+            console.print("No circuit fits. `atlas demo`, `atlas trace` and `atlas import` add circuits.")
+            return
+        cells = [[r.id, r.name, r.prompt, r.model, r.nodes, r.edges, r.verdict, r.created_at[:16]] for r in rows]
+        console.print(table(["id", "name", "prompt", "model", "nodes", "edges", "verdict", "created"], cells))
+
+    emit(list(rows), json, show_text)
+
+
+@app.command()
+def show(circuit: Circuit, json: Json = False) -> None:
+    """Show one circuit: scores, targets, provenance, its strongest nodes."""
+    with opened() as atlas:
+        detail = atlas.show(circuit)
+
+    def show_text(console):
+        r = detail.record
+        facts = [
+            ("id", detail.id),
+            ("name", detail.name),
+            ("prompt", detail.prompt),
+            ("tokens", " | ".join(r.examples[0].tokens) if r.examples else ""),
+            (
+                "targets",
+                ", ".join(
+                    f"{t.what}" + (f" (p={t.probability:.3f})" if t.probability is not None else "") for t in r.targets
+                ),
+            ),
+            ("model", f"{r.model.name} (revision {r.model.revision}, weights {r.model.weights_hash[:16]})"),
+            (
+                "transcoders",
+                f"{r.transcoders.name} (revision {r.transcoders.revision}, hash {r.transcoders.hash[:16]})",
+            ),
+            ("method", f"{r.method.name}, weights in {r.method.weight_unit}"),
+            ("nodes", f"{detail.nodes} ({', '.join(f'{count} {kind}' for kind, count in detail.kinds.items())})"),
+            ("edges", str(detail.edges)),
+            ("thresholds", ", ".join(f"{key} {value}" for key, value in r.thresholds.items())),
+            ("scores", _scores(r.scores)),
+            ("verdict", detail.verdict),
+            ("status", detail.status),
+            ("made", f"{detail.created_at} by {detail.created_by}; {r.provenance.dtype} on {r.provenance.device}"),
+            ("versions", ", ".join(f"{key} {value}" for key, value in r.provenance.versions.items())),
+            ("source file", r.provenance.source_file),
+            ("collections", ", ".join(detail.collections)),
+            ("replicates", ", ".join(detail.replicates)),
+        ]
+        for name, value in facts:
+            if value:
+                console.print(f"{name:12} {value}", markup=False)
+        if detail.top_nodes:
+            rows = [[n.key, n.token, n.label, n.activation, n.influence] for n in detail.top_nodes]
+            console.print(table(["node", "token", "label", "activation", "influence"], rows, title="\nstrongest nodes"))
+
+    emit(detail, json, show_text)
+
+
+def _scores(scores) -> str:
+    def pair(name, full, pruned):
+        after = "" if pruned is None else f" ({pruned:.3f} after pruning)"
+        return "" if full is None else f"{name} {full:.3f}{after}"
+
+    parts = [
+        pair("replacement", scores.replacement, scores.replacement_pruned),
+        pair("completeness", scores.completeness, scores.completeness_pruned),
+    ]
+    ours = ", ".join(part for part in parts if part) + (
+        f", computed on the {scores.computed_on}" if scores.computed_on != "none" else ""
+    )
+    claimed = ", ".join(f"{name} {value:.3f}" for name, value in scores.claimed.items())
+    return ours + (f"; claimed by the file: {claimed}" if claimed else "")
+
+
+@app.command()
+def delete(
+    circuit: Circuit,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete one circuit. `atlas export --format circuit` first keeps a copy that can be imported again."""
+    with opened() as atlas:
+        detail = atlas.show(circuit)
+        if not yes and not json:
+            if not _can_ask():
+                raise UsageError("`atlas delete` asks before it deletes, and there is nobody to ask.", "Pass --yes.")
+            typer.confirm(f"Delete {detail.id} ({detail.name}, {detail.nodes} nodes)?", abort=True, err=True)
+        result = atlas.delete(detail.id)
+    emit(result, json, lambda console: console.print(f"deleted {result.deleted}"))
+
+
+def _can_ask() -> bool:
+    import sys
+
+    return sys.stdin is not None and sys.stdin.isatty()

@@ -1,0 +1,53 @@
+"""`atlas label`."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from atlas.cli.main import app, extra, opened
+from atlas.cli.output import Json, emit, progress_bar
+from atlas.errors import InputRejected
+
+
+class Labeler(StrEnum):
+    tokens = "tokens"
+
+
+@app.command()
+def label(
+    model: Annotated[str | None, typer.Option(help="Only features of this model.")] = None,
+    labeler: Annotated[
+        Labeler, typer.Option(help="What makes the labels; `tokens` is deterministic and needs no network.")
+    ] = Labeler.tokens,
+    texts: Annotated[
+        Path | None, typer.Option(help="File of texts, one per line, to find activation examples in.")
+    ] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most this many features.")] = None,
+    json: Json = False,
+) -> None:
+    """Label features from activation examples, score the labels, embed them for search."""
+    lines = None
+    if texts is not None:
+        try:
+            lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputRejected(
+                f"{texts} cannot be read as text: {error}.", "Pass a UTF-8 file with one text per line."
+            ) from error
+    with extra("ingest", "`atlas label`"):
+        from ingest.labels import label_features
+    with opened() as atlas, progress_bar("Labelling", json) as report:
+        result = label_features(atlas, model=model, labeler=labeler.value, limit=limit, texts=lines, progress=report)
+
+    def show_text(console):
+        console.print(f"{result.labelled} features labelled, {result.skipped} skipped because their model is not here")
+        if result.mean_score is not None and result.random_score is not None:
+            console.print(
+                f"mean label score {result.mean_score:.3f} beside {result.random_score:.3f} for a random feature's label (0.5 = chance)"
+            )
+
+    emit(result, json, show_text)

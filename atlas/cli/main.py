@@ -1,0 +1,124 @@
+"""The `atlas` command. Exit 0 done, 1 a part failed, 2 wrong use; a failure is one sentence, with --json also one document."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import typer
+from typer.exceptions import TyperException
+
+from atlas.cli.output import emit_error
+from atlas.errors import AtlasError, MissingExtra, UsageError
+
+if TYPE_CHECKING:
+    from atlas.api import Atlas
+
+app = typer.Typer(
+    name="atlas",
+    help="Trace prompts through language models and keep, search, compare and query the circuits.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+@contextlib.contextmanager
+def opened() -> Iterator[Atlas]:
+    """The atlas that the settings name, closed at the end."""
+    from atlas.api import Atlas
+
+    with Atlas.open() as atlas:
+        yield atlas
+
+
+def need_extra(extra: str, what: str) -> MissingExtra:
+    return MissingExtra(
+        f"{what} needs the extra [{extra}], which is not installed.", f"Run: pip install 'circuit-atlas[{extra}]'"
+    )
+
+
+@contextlib.contextmanager
+def extra(name: str, what: str) -> Iterator[None]:
+    """Turns a missing optional package into one sentence that names the extra."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        own = (error.name or "").split(".")[0]
+        if own in {"atlas", "ingest", "ui", "migrations"}:
+            raise
+        raise need_extra(name, what) from error
+
+
+def version_callback(value: bool) -> None:
+    if value:
+        from importlib.metadata import version
+
+        typer.echo(f"circuit-atlas {version('circuit-atlas')}")
+        raise typer.Exit()
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=version_callback, is_eager=True, help="Print the version."
+    ),
+    verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what is done, on stderr."),
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s"
+    )
+    if not verbose:
+        # other libraries' notes are not what was asked for
+        logging.getLogger("neo4j").setLevel(logging.CRITICAL)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Entry point of the console script; exits the process."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    sys.exit(run(arguments))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit code."""
+    from atlas.cli import verbs  # noqa: F401  (registers the verbs)
+
+    as_json = "--json" in arguments
+    try:
+        result = app(arguments, standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.Exit as stop:
+        return stop.exit_code
+    except AtlasError as error:
+        emit_error(error, as_json)
+        return error.exit_code
+    except TyperException as error:
+        if type(error).__name__ == "NoArgsIsHelpError":
+            error.show()  # type: ignore[attr-defined]
+            return 2
+        context = getattr(error, "ctx", None)
+        where = context.command_path if context else "atlas"
+        emit_error(UsageError(f"{error.format_message().rstrip('.')}.", f"See `{where} --help`."), as_json)
+        return error.exit_code
+    except (KeyboardInterrupt, typer.Abort):
+        emit_error(AtlasError("Interrupted.", "What was finished is kept; run the command again to go on."), as_json)
+        return 1
+    except BrokenPipeError:
+        # the reader of our output went away: not our failure, and nothing more can be printed
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except MemoryError:
+        emit_error(
+            AtlasError("There is not enough memory for this.", "Close other programs, or ask for less at once."),
+            as_json,
+        )
+        return 1
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,102 @@
+"""`atlas up`, `down`, `rebuild`, `doctor`, `ui`."""
+
+from __future__ import annotations
+
+import time
+from typing import Annotated
+
+import typer
+
+from atlas.cli.main import app, extra, opened
+from atlas.cli.output import Json, emit, progress_bar, table
+from atlas.errors import AtlasError
+from atlas.settings import load_settings
+
+
+@app.command()
+def up(json: Json = False) -> None:
+    """Start the embedded graph server, if no server is set, and say where it listens."""
+    with opened() as atlas:
+        result = {"server": atlas.graph.server, "address": atlas.graph.address, "home": str(atlas.settings.home)}
+    emit(
+        result,
+        json,
+        lambda console: console.print(
+            f"{result['server']} at {result['address']}, home {result['home']}", markup=False
+        ),
+    )
+
+
+@app.command()
+def down(json: Json = False) -> None:
+    """Stop the embedded graph server of this home. Nothing is lost; the next use starts it again."""
+    from atlas.graph import embedded
+
+    stopped = embedded.stop(load_settings().home)
+    emit(
+        {"stopped": stopped},
+        json,
+        lambda console: console.print("stopped" if stopped else "no embedded server was running"),
+    )
+
+
+@app.command()
+def rebuild(json: Json = False) -> None:
+    """Drop the graph projection and build it again from the catalog."""
+    with opened() as atlas, progress_bar("Rebuilding", json) as report:
+        result = atlas.rebuild(progress=report)
+    emit(
+        result,
+        json,
+        lambda console: console.print(
+            f"{result.circuits} circuits, {result.features} features, {result.labels} labels in {result.seconds:.1f} s"
+        ),
+    )
+
+
+@app.command()
+def doctor(json: Json = False) -> int:
+    """Check the settings, the catalog, the graph server and the encoder, and say what to do."""
+    from atlas.diagnosis import examine
+
+    checks = examine(load_settings())
+
+    def show_text(console):
+        console.print(
+            table(
+                ["", "check", "found", "what to do"],
+                [["ok" if c.ok else "FAULT", c.name, c.found, c.hint] for c in checks],
+            )
+        )
+
+    emit(checks, json, show_text)
+    return 0 if all(check.ok for check in checks) else 1
+
+
+@app.command()
+def ui(
+    port: Annotated[int | None, typer.Option(min=1, max=65535, help="Port; default: a free one.")] = None,
+    browser: Annotated[bool, typer.Option("--browser/--no-browser", help="Open the page in a browser.")] = True,
+    json: Json = False,
+) -> None:
+    """Open the pages in a browser, on this machine only. Ctrl-C stops them."""
+    serve_ui(port, browser, json)
+
+
+def serve_ui(port: int | None, browser: bool, json: bool) -> None:
+    with extra("ui", "`atlas ui`"):
+        from ui.run import launch
+    process, url = launch(port=port, open_browser=browser)
+    emit(
+        {"url": url, "pid": process.pid},
+        json,
+        lambda console: console.print(f"Circuit Atlas at {url} (Ctrl-C stops it)", markup=False),
+    )
+    try:
+        while process.poll() is None:
+            time.sleep(0.3)
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait(10)
+        return
+    raise AtlasError(f"The UI stopped by itself with exit code {process.returncode}.", "Run `atlas doctor`.")
