@@ -1,3 +1,9 @@
 """Registers every verb on the app, in the order in which `atlas --help` lists them."""
 
-from atlas.cli import demo, trace, files, circuits, labels, questions, servers  # noqa: F401, I001
+from atlas.cli import circuits, demo, files, labels, questions, servers, trace  # noqa: F401
+from atlas.cli.main import app
+
+ORDER = (
+    "demo trace import export circuits show delete label search paths compare cypher ui rebuild doctor up down".split()
+)
+app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))
