@@ -1,0 +1,118 @@
+"""What the tracer needs to know of a model, whatever its family.
+
+Notation of shapes: L layers, P positions, d width of the residual stream, V vocabulary, B rows of a batch.
+Hook names are those of the transcoder files:
+
+`hook_resid_mid`       residual stream after attention, before the MLP's norm
+`ln2.hook_normalized`  that, divided by the norm's denominator, before the norm's weight (and bias)
+`mlp.hook_in`          the same after weight and bias: what the MLP gets
+`mlp.hook_out`         what the MLP returns, before a post-norm if the family has one
+`hook_mlp_out`         what is added to the residual stream
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+INPUT_HOOKS = ("hook_resid_mid", "ln2.hook_normalized", "mlp.hook_in")
+OUTPUT_HOOKS = ("mlp.hook_out", "hook_mlp_out")
+
+
+class Frozen(ABC):
+    """One prompt's forward pass with attention patterns and norm denominators held fixed.
+
+    What is left is linear between MLP outputs and MLP inputs. The `*_back` methods apply the transposed linear maps to
+    gradients (rows of a batch); they see the first p <= P positions only, because attention is causal.
+    """
+
+    token_vectors: torch.Tensor  # (P, d) embeddings, as they enter the residual stream
+    inputs: torch.Tensor  # (L, P, d) at the input hook
+    outputs: torch.Tensor  # (L, P, d) at the output hook
+    attention_constants: torch.Tensor | None  # (L, d) what attention adds whatever its input is (biases)
+    logits: torch.Tensor  # (V,) float32, at the last position, after a final soft cap if the family has one
+    centred_logits: torch.Tensor  # (V,) float32, before a soft cap, less their mean
+
+    @abstractmethod
+    def unembed_rows(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(k, d) gradients of the centred logits of `token_ids` at the last position's final residual stream.
+
+        The target is the unembedding column less the mean column over the vocabulary, read through the final norm.
+        """
+
+    @abstractmethod
+    def output_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
+        """(B, p, d) gradient after the MLP's addition -> gradient at the output hook."""
+
+    @abstractmethod
+    def input_back(self, layer: int, grad: torch.Tensor, positions: torch.Tensor | slice) -> torch.Tensor:
+        """(..., d) gradient at the input hook at `positions` -> gradient at the residual stream before the MLP."""
+
+    @abstractmethod
+    def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
+        """(B, p, d) gradient after the layer's attention -> gradient at the layer's beginning, both paths summed."""
+
+
+@dataclass
+class Model(ABC):
+    """A loaded language model.
+
+    `name` is the hub name, or for a folder its last part and the first 8 digits of the weights hash; a folder's path is
+    never a name. A transcoder set that names its model takes precedence for folders (`TranscoderSet.model_name`).
+    """
+
+    name: str
+    revision: str
+    weights_hash: str
+    from_folder: bool
+    network: Any  # the transformers module, in evaluation mode
+    tokenizer: Any
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def config(self) -> Any:
+        return self.network.config
+
+    @property
+    def n_layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def width(self) -> int:
+        return self.config.hidden_size
+
+    @property
+    def vocabulary(self) -> int:
+        """Number of token ids the embedding knows."""
+        return self.network.get_input_embeddings().weight.shape[0]
+
+    @property
+    def context(self) -> int:
+        """Most positions a prompt may have."""
+        return self.config.max_position_embeddings
+
+    @property
+    def unembedding(self) -> torch.Tensor:
+        """(V, d) rows of the output head."""
+        return self.network.get_output_embeddings().weight
+
+    def token_text(self, token_id: int) -> str:
+        """The text of one token, with its leading space where the tokenizer marks one."""
+        text = self.tokenizer.decode([token_id], clean_up_tokenization_spaces=False)
+        piece = self.tokenizer.convert_ids_to_tokens(token_id)
+        # SentencePiece decoders drop the space of a text's first piece, and here every piece is a first one
+        if isinstance(piece, str) and piece.startswith("▁") and not text.startswith(" "):
+            text = " " + text
+        return text
+
+    @abstractmethod
+    def freeze(self, token_ids: list[int], input_hook: str, output_hook: str) -> Frozen:
+        """Run the prompt once and hold attention patterns and norm denominators."""
+
+    @abstractmethod
+    def feature_inputs(self, token_ids: torch.Tensor, input_hook: str) -> torch.Tensor:
+        """(B, P) token ids -> (L, B, P, d) at the input hook, one plain forward pass. Pad on the right: attention is causal."""

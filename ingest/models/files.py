@@ -1,0 +1,105 @@
+"""Where weights lie, what they are called and what their content hashes to. For models and transcoder sets alike."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+from atlas.errors import ModelRejected
+from atlas.settings import default_home
+
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
+_PATTERNS = ["*.json", "*.yaml", "*.safetensors", "tokenizer*", "*.model"]
+_REMEMBER_FROM = 256 * 2**20  # bytes; smaller files are hashed again faster than a cache is worth
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder on this machine, and the hub name and commit it came from if it did."""
+
+    folder: Path
+    hub_name: str | None = None
+    revision: str | None = None
+
+
+def locate(name_or_folder: str | Path, what: str) -> Place:
+    """Find a folder, or fetch a hub repository into the Hugging Face cache. `what` names the thing in errors.
+
+    Hub names are resolved by huggingface_hub; nothing is downloaded in this project's tests, so that way is not tried here.
+    Raises ModelRejected.
+    """
+    text = str(name_or_folder)
+    folder = Path(text).expanduser()
+    if folder.is_dir():
+        return Place(folder.resolve())
+    if folder.exists():
+        raise ModelRejected(f"The {what} {text} is a file.", "Pass the folder that holds it.")
+    if not _HUB_NAME.fullmatch(text):
+        raise ModelRejected(f"There is no {what} folder {text}.", "Pass an existing folder or a hub name (owner/name).")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        snapshot = Path(snapshot_download(text, allow_patterns=_PATTERNS))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        raise ModelRejected(
+            f"The {what} {text} is neither a folder nor a hub repository that can be fetched ({type(error).__name__}).",
+            "Check the name, the connection and, for gated repositories, the login.",
+        ) from error
+    return Place(snapshot, hub_name=text, revision=snapshot.name)
+
+
+def is_name(text: object) -> bool:
+    """Whether a config's entry can name something: not empty, not a path of some machine."""
+    return isinstance(text, str) and bool(text.strip()) and not text.startswith(("/", ".", "~")) and "\\" not in text
+
+
+def content_hash(files: list[Path]) -> str:
+    """sha256 (hex) of weight files.
+
+    One file: its own, as `sha256sum FILE` prints. Several: that of the lines `DIGEST  NAME` sorted by name, as
+    `sha256sum * | sha256sum` gives in the folder.
+    """
+    if len(files) == 1:
+        return _digest(files[0])
+    lines = "".join(f"{_digest(file)}  {file.name}\n" for file in sorted(files, key=lambda f: f.name))
+    return hashlib.sha256(lines.encode()).hexdigest()
+
+
+def _digest(file: Path) -> str:
+    real = file.resolve()
+    if re.fullmatch(r"[0-9a-f]{64}", real.name):  # the hub cache names large files by their sha256
+        return real.name
+    stat = real.stat()
+    key = f"{real}|{stat.st_size}|{stat.st_mtime_ns}"
+    return _remembered(real, key) if stat.st_size >= _REMEMBER_FROM else _compute(str(real), key)
+
+
+@lru_cache(maxsize=4096)
+def _compute(file: str, key: str) -> str:
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _remembered(file: Path, key: str) -> str:
+    """Hashes of large files are kept in the atlas home; a file that changes has another key."""
+    store = default_home() / "weight-hashes.json"
+    try:
+        known = json.loads(store.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if key not in known:
+        known[key] = _compute(str(file), key)
+        try:
+            store.parent.mkdir(parents=True, exist_ok=True)
+            fresh = store.with_suffix(f".{os.getpid()}.tmp")
+            fresh.write_text(json.dumps(known))
+            fresh.replace(store)
+        except OSError:
+            pass  # a read-only home costs the next trace a second, not this one
+    return known[key]

@@ -1,0 +1,105 @@
+"""Load a model from a folder or by hub name, and refuse what cannot be traced before any long work."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+
+from atlas.circuit import UNKNOWN
+from atlas.errors import ModelRejected
+from ingest.models.base import Model
+from ingest.models.devices import choose_device, choose_dtype
+from ingest.models.files import content_hash, locate
+from ingest.models.llama import LlamaModel
+
+FAMILIES: dict[str, type[Model]] = {
+    "llama": LlamaModel,
+    "mistral": LlamaModel,
+    "qwen2": LlamaModel,
+    "qwen3": LlamaModel,
+}
+
+
+def load_model(
+    name_or_folder: str | Path, device: str | torch.device | None = None, dtype: str | torch.dtype | None = None
+) -> Model:
+    """Load a Hugging Face causal language model with eager attention.
+
+    A folder holds `config.json`, `*.safetensors` and a tokenizer. A hub name is resolved by huggingface_hub, which needs a
+    connection or a filled cache; that way is not run in this project's tests. `device`: cuda if present, else cpu.
+    `dtype`: float32. Raises ModelRejected (missing, damaged or unknown model) or UsageError (device, dtype).
+    """
+    device, dtype = choose_device(device), choose_dtype(dtype)
+    place = locate(name_or_folder, "model")
+    family = FAMILIES.get(_model_type(place.folder))
+    if family is None:
+        raise ModelRejected(
+            f"The model {name_or_folder} has the architecture {_model_type(place.folder)!r}, which is not known.",
+            f"Known architectures: {', '.join(sorted(FAMILIES))}.",
+        )
+    files = sorted(place.folder.glob("*.safetensors"))
+    if not files:
+        raise ModelRejected(
+            f"The model folder {place.folder} holds no *.safetensors.", "Save the weights as safetensors."
+        )
+    weights_hash = content_hash(files)
+    network, tokenizer = _read(place.folder, dtype)
+    for name, weight in network.named_parameters():
+        if not torch.isfinite(weight).all():
+            raise ModelRejected(
+                f"The weight {name} of the model {name_or_folder} holds NaN or infinity.",
+                "Fetch or train the model again.",
+            )
+    return family(
+        name=place.hub_name or f"{place.folder.name}-{weights_hash[:8]}",
+        revision=place.revision or UNKNOWN,
+        weights_hash=weights_hash,
+        from_folder=place.hub_name is None,
+        network=network.to(device).eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        device=device,
+        dtype=dtype,
+    )
+
+
+def _model_type(folder: Path) -> str:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return str(config["model_type"])
+    except FileNotFoundError as error:
+        raise ModelRejected(
+            f"The model folder {folder} has no config.json.", "Pass a folder in the Hugging Face layout."
+        ) from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelRejected(
+            f"config.json of the model folder {folder} cannot be read or has no model_type.", "Fetch the model again."
+        ) from error
+
+
+def _read(folder: Path, dtype: torch.dtype):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    try:
+        network, report = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, attn_implementation="eager", output_loading_info=True, local_files_only=True
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ModelRejected(
+            f"The model in {folder} cannot be loaded: {reason}.", "Fetch or train the model again."
+        ) from error
+    missing = sorted(report["missing_keys"])
+    if missing or report.get("mismatched_keys"):
+        # transformers would go on with random weights in their place
+        what = missing[0] if missing else report["mismatched_keys"][0]
+        raise ModelRejected(
+            f"The weights in {folder} do not fit its config.json: {what} is missing or of another shape.",
+            "Fetch the model again.",
+        )
+    return network, tokenizer

@@ -1,0 +1,273 @@
+"""Exact attribution in the local replacement model.
+
+Method: Ameisen et al. 2025, *Circuit Tracing: Revealing Computational Graphs in Language Models*, "Attribution Graphs".
+
+1. One forward pass holds the attention patterns and norm denominators (`Model.freeze`).
+2. Every MLP's output becomes: active features' decoders + b_dec (+ skip) + an error vector. Position 0 has neither
+   features nor errors: its MLP outputs are constants (a skip connection still works there).
+3. The gradient of each target (a feature's pre-activation, a centred logit) is carried down through the frozen linear
+   maps. At each layer and position one matrix product gives the effects of all sources there.
+4. The effects are collected as sparse rows.
+
+Rows of a batch share a position, so that only positions up to it are carried, and are sorted by layer from the top, so
+that each takes part only below its own layer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy import sparse
+
+from atlas.errors import ModelRejected
+from ingest.models.base import Frozen, Model
+from ingest.trace.graph import FullGraph, NodeOrder
+from ingest.trace.targets import choose_logits
+from ingest.transcoders.set import TranscoderSet
+
+Progress = Callable[[str, int, int], None]  # what is being done, how many of how many
+
+
+@dataclass
+class _Sources:
+    """What writes at the output hooks, per layer and position; feature rows of layer l, position p are starts[l, p] on."""
+
+    features: torch.Tensor  # (F, 3) layer, position, feature, on the cpu
+    activations: torch.Tensor  # (F,) float32
+    pre_activations: torch.Tensor  # (F,) float32
+    starts: list[list[int]]  # (L, P + 1) row numbers
+    writes: list[list[torch.Tensor]]  # [L][P]: (d, n + 2): features' scaled decoders, the error, the constant
+    encoders: list[torch.Tensor]  # [L]: (n, d) encoder rows of the layer's active features
+    encoder_biases: torch.Tensor  # (F,) float32
+    errors: torch.Tensor  # (L, P, d)
+
+
+@dataclass
+class _Targets:
+    """Rows of the matrix to be computed: layer (L for logits), position, and row number in the node order."""
+
+    layer: np.ndarray
+    position: np.ndarray
+    row: np.ndarray
+
+
+@torch.inference_mode()
+def attribute(
+    model: Model,
+    transcoders: TranscoderSet,
+    token_ids: Sequence[int],
+    *,
+    logit_token_ids: Sequence[int] | None = None,
+    max_logits: int = 10,
+    logit_mass: float = 0.95,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> FullGraph:
+    """The full graph of a prompt, every active feature a node.
+
+    token_ids: used as they are. Logits: `logit_token_ids`, else the fewest most likely tokens that reach `logit_mass`
+    together, at most `max_logits`. batch_size: rows per backward pass, chosen from the free memory when None and halved
+    whenever memory runs out; finished rows are kept. Raises ModelRejected when a single row does not fit.
+    """
+    ids = list(token_ids)
+    frozen = model.freeze(ids, transcoders.input_hook, transcoders.output_hook)
+    sources = _find_sources(frozen, transcoders)
+    logits, probabilities = choose_logits(frozen.logits, logit_token_ids, max_logits, logit_mass)
+    order = NodeOrder(len(sources.features), model.n_layers, len(ids), len(logits))
+    targets = _Targets(
+        layer=np.concatenate([sources.features[:, 0].numpy(), np.full(len(logits), model.n_layers)]),
+        position=np.concatenate([sources.features[:, 1].numpy(), np.full(len(logits), len(ids) - 1)]),
+        row=np.concatenate([np.arange(order.n_features), np.arange(order.n_sources, order.size)]),
+    )
+    logit_rows = frozen.unembed_rows(logits)
+    engine = _Backward(frozen, transcoders, sources, order, logit_rows)
+    matrix, constants = _all_rows(engine, targets, batch_size, progress)
+    constants[order.features] += sources.encoder_biases.cpu().numpy()
+    pre = np.zeros(order.size, np.float32)
+    pre[order.features] = sources.pre_activations.cpu().numpy()
+    pre[order.logits] = frozen.centred_logits[logits].cpu().numpy()
+    return FullGraph(
+        order=order,
+        token_ids=ids,
+        features=sources.features.numpy().astype(np.int32),
+        activations=sources.activations.cpu().numpy(),
+        logit_token_ids=logits.cpu().numpy(),
+        logit_probabilities=probabilities.cpu().numpy(),
+        matrix=matrix,
+        constants=constants,
+        pre_activations=pre,
+        arrays={
+            "feature_inputs": frozen.inputs.float().cpu().numpy(),
+            "feature_outputs": frozen.outputs.float().cpu().numpy(),
+            "error_vectors": sources.errors.float().cpu().numpy(),
+            "token_vectors": frozen.token_vectors.float().cpu().numpy(),
+            "final_logits": frozen.logits.cpu().numpy(),
+        },
+    )
+
+
+def _find_sources(frozen: Frozen, transcoders: TranscoderSet) -> _Sources:
+    n_layers, n_positions, _ = frozen.inputs.shape
+    found, values, pres, biases, starts, writes, encoders = [], [], [], [], [], [], []
+    errors = torch.zeros_like(frozen.outputs)
+    offset = 0
+    for layer, transcoder in enumerate(transcoders.layers):
+        inputs, output = frozen.inputs[layer], frozen.outputs[layer]
+        pre = transcoder.pre_activations(inputs)
+        active = transcoder.active(pre)
+        active[0] = False
+        position, feature = active.nonzero(as_tuple=True)
+        pre = pre[position, feature]
+        scaled = transcoder.w_dec[feature] * pre[:, None]  # an active feature's activation is its pre-activation
+        skip = inputs @ transcoder.w_skip.T if transcoder.w_skip is not None else torch.zeros_like(output)
+        reconstruction = skip + transcoder.b_dec
+        reconstruction.index_add_(0, position, scaled)
+        errors[layer] = output - reconstruction
+        errors[layer, 0] = 0
+        counts = torch.bincount(position, minlength=n_positions).tolist()
+        bounds = np.concatenate([[0], np.cumsum(counts)]).tolist()
+        layer_writes = []
+        for p in range(n_positions):
+            constant = transcoder.b_dec if p else output[0] - skip[0]
+            rows = [scaled[bounds[p] : bounds[p + 1]], errors[layer, p][None], constant[None]]
+            layer_writes.append(torch.cat(rows).T.contiguous())
+        writes.append(layer_writes)
+        starts.append([offset + bound for bound in bounds])
+        found.append(torch.stack([torch.full_like(position, layer), position, feature], dim=1).cpu())
+        values.append(pre.float())
+        pres.append(pre.float())
+        biases.append(transcoder.b_enc[feature].float())
+        encoders.append(transcoder.w_enc[feature])
+        offset += len(position)
+    return _Sources(
+        torch.cat(found), torch.cat(values), torch.cat(pres), starts, writes, encoders, torch.cat(biases), errors
+    )
+
+
+class _Backward:
+    """Carries gradients of a batch of targets down and collects the effects of all sources."""
+
+    def __init__(
+        self,
+        frozen: Frozen,
+        transcoders: TranscoderSet,
+        sources: _Sources,
+        order: NodeOrder,
+        logit_rows: torch.Tensor,
+    ) -> None:
+        self.frozen = frozen
+        self.transcoders = transcoders
+        self.sources = sources
+        self.order = order
+        self.logit_rows = logit_rows
+        self.device, self.dtype, self.width = logit_rows.device, logit_rows.dtype, logit_rows.shape[1]
+
+    def rows(self, layers: np.ndarray, rows: np.ndarray, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Effects on targets that share a position, sorted by layer from the top.
+
+        layers, rows: (B,) target layers and node rows. Returns (B, n_sources) effects and (B,) effects of constants, float32.
+        """
+        p = position + 1
+        effects = torch.zeros(len(rows), self.order.n_sources, device=self.device)
+        constants = torch.zeros(len(rows), device=self.device)
+        grad = torch.zeros(len(rows), p, self.width, device=self.device, dtype=self.dtype)
+        live = int((layers == self.order.n_layers).sum())  # rows whose target lies above the current layer
+        if live:
+            grad[:live, position] = self.logit_rows[
+                torch.from_numpy(rows[:live] - self.order.n_sources).to(self.device)
+            ]
+        for layer in range(
+            int(layers[0]) if len(layers) and layers[0] < self.order.n_layers else self.order.n_layers - 1, -1, -1
+        ):
+            if live:
+                grad[:live] = self._through_mlp(layer, grad[:live], effects[:live], constants[:live])
+            born = int((layers[live:] == layer).sum())
+            if born:
+                picked = torch.from_numpy(rows[live : live + born] - self.sources.starts[layer][0]).to(self.device)
+                encoder = self.sources.encoders[layer][picked]
+                grad[live : live + born, position] = self.frozen.input_back(layer, encoder, position)
+                live += born
+            if self.frozen.attention_constants is not None:
+                constants[:live] += (grad[:live].sum(dim=1) @ self.frozen.attention_constants[layer]).float()
+            grad[:live] = self.frozen.attention_back(layer, grad[:live])
+        effects[:, self.order.tokens][:, :p] = torch.einsum("bpd,pd->bp", grad, self.frozen.token_vectors[:p]).float()
+        return effects, constants
+
+    def _through_mlp(
+        self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor
+    ) -> torch.Tensor:
+        """Collect what is written at the layer's output hook, then let the gradient through the skip connection."""
+        at_output = self.frozen.output_back(layer, grad)
+        starts = self.sources.starts[layer]
+        for p in range(grad.shape[1]):
+            found = (at_output[:, p] @ self.sources.writes[layer][p]).float()
+            effects[:, starts[p] : starts[p + 1]] = found[:, :-2]
+            effects[:, self.order.error_row(layer, p)] = found[:, -2]
+            constants += found[:, -1]
+        skip = self.transcoders.layers[layer].w_skip
+        if skip is None:
+            return grad
+        return grad + self.frozen.input_back(layer, at_output @ skip, slice(grad.shape[1]))
+
+
+def _all_rows(
+    engine: _Backward, targets: _Targets, batch_size: int | None, progress: Progress | None
+) -> tuple[sparse.csr_array, np.ndarray]:
+    """The (N, N) matrix and the (N,) effects of constants."""
+    order = engine.order
+    size = batch_size or _batch_size(engine)
+    constants = np.zeros(order.size, np.float32)
+    finished: list[np.ndarray] = []  # node rows in the order in which they were computed
+    counts, columns, weights = [], [], []
+    done = 0
+    for position in np.unique(targets.position).tolist():
+        there = np.flatnonzero(targets.position == position)
+        there = there[np.argsort(-targets.layer[there], kind="stable")]
+        start = 0
+        while start < len(there):
+            batch = there[start : start + size]
+            try:
+                effects, constant = engine.rows(targets.layer[batch], targets.row[batch], position)
+            except (torch.OutOfMemoryError, MemoryError) as error:
+                if size == 1:
+                    raise ModelRejected(
+                        "There is not enough memory to trace a single target.",
+                        "Use a shorter prompt or another device.",
+                    ) from error
+                size = max(1, min(size, len(batch)) // 2)
+                if engine.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            found = effects.nonzero(as_tuple=True)
+            counts.append(torch.bincount(found[0], minlength=len(batch)).cpu().numpy())
+            columns.append(found[1].to(torch.int32).cpu().numpy())
+            weights.append(effects[found].cpu().numpy())
+            finished.append(targets.row[batch])
+            constants[targets.row[batch]] = constant.cpu().numpy()
+            start += len(batch)
+            done += len(batch)
+            if progress:
+                progress("tracing", done, len(targets.row))
+    # rows were computed by position; put them into node order, rows without inputs empty
+    computed = np.concatenate(finished)
+    stacked = _csr(np.concatenate(counts), np.concatenate(columns), np.concatenate(weights), order.size)
+    row_of = np.full(order.size, len(computed))  # the appended empty row
+    row_of[computed] = np.arange(len(computed))
+    return stacked[row_of], constants
+
+
+def _csr(counts: np.ndarray, columns: np.ndarray, weights: np.ndarray, width: int) -> sparse.csr_array:
+    """Rows of the given lengths, and one empty row at the end."""
+    starts = np.concatenate([[0], np.cumsum(counts), [counts.sum()]])
+    return sparse.csr_array((weights, columns, starts), shape=(len(counts) + 1, width))
+
+
+def _batch_size(engine: _Backward) -> int:
+    """Rows whose gradients, their copies and effects fit a quarter of the free GPU memory, or a cache-friendly 64 MiB."""
+    n_positions, bytes_each = engine.order.n_positions, engine.logit_rows.element_size()
+    per_row = 6 * n_positions * engine.width * bytes_each + 8 * engine.order.n_sources
+    budget = torch.cuda.mem_get_info(engine.device)[0] // 4 if engine.device.type == "cuda" else 64 * 2**20
+    return int(min(4096, max(8, budget // per_row)))

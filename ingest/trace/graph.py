@@ -1,0 +1,99 @@
+"""The full attribution graph of one prompt, before any pruning. One object owns every row offset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from scipy import sparse
+
+
+@dataclass(frozen=True)
+class NodeOrder:
+    """Rows: features (by layer, position, index), then errors (by layer, position), tokens, logits."""
+
+    n_features: int
+    n_layers: int
+    n_positions: int
+    n_logits: int
+
+    @property
+    def n_sources(self) -> int:
+        """Everything but the logits; these rows come first."""
+        return self.n_features + self.n_layers * self.n_positions + self.n_positions
+
+    @property
+    def size(self) -> int:
+        return self.n_sources + self.n_logits
+
+    @property
+    def features(self) -> slice:
+        return slice(0, self.n_features)
+
+    @property
+    def errors(self) -> slice:
+        return slice(self.n_features, self.n_features + self.n_layers * self.n_positions)
+
+    @property
+    def tokens(self) -> slice:
+        return slice(self.errors.stop, self.n_sources)
+
+    @property
+    def logits(self) -> slice:
+        return slice(self.n_sources, self.size)
+
+    def error_row(self, layer, position):
+        """Row of the error node; takes numbers or arrays."""
+        return self.n_features + layer * self.n_positions + position
+
+
+@dataclass
+class FullGraph:
+    """Exact linear effects between all nodes. P positions, L layers, F features, K logits, N nodes in `order`.
+
+    `matrix` row = target, column = source: what the source writes, read by the target (a feature's encoder at its input
+    hook, or a logit less the mean logit), not multiplied by the target's own activation. Per feature and logit row
+    `matrix.sum(axis=1) + constants == pre_activations`: constants are what biases and position 0's MLPs add.
+    """
+
+    order: NodeOrder
+    token_ids: list[int]
+    features: np.ndarray  # (F, 3) int32: layer, position, feature; sorted in that order
+    activations: np.ndarray  # (F,) float32
+    logit_token_ids: np.ndarray  # (K,) int64, most likely first
+    logit_probabilities: np.ndarray  # (K,) float32, of the softmax over the whole vocabulary
+    matrix: sparse.csr_array  # (N, N) float32, no stored zeros
+    constants: np.ndarray  # (N,) float32, 0 for errors and tokens
+    pre_activations: np.ndarray  # (N,) float32: features' and centred logits; 0 for errors and tokens
+    arrays: dict[
+        str, np.ndarray
+    ]  # feature_inputs, feature_outputs, error_vectors (L, P, d), token_vectors (P, d), final_logits (V,)
+
+    @property
+    def target_weights(self) -> np.ndarray:
+        """(N,) float64: the probabilities on the logit rows (equal weights should all be 0), 0 elsewhere."""
+        weights = np.zeros(self.order.size)
+        probabilities = self.logit_probabilities.astype(np.float64)
+        weights[self.order.logits] = probabilities if probabilities.any() else 1 / max(len(probabilities), 1)
+        return weights
+
+    @property
+    def blocks(self) -> list[slice]:
+        """Row ranges with inputs, from the logits down; the sources of a block's rows are in later blocks."""
+        bounds = np.searchsorted(self.features[:, 0], np.arange(self.order.n_layers + 1)).tolist()
+        layers = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+        return [self.order.logits, *reversed(layers)]
+
+    def keep_features(self, keep: np.ndarray) -> FullGraph:
+        """The graph cut to the features in `keep` (F,) bool; errors, tokens and logits stay."""
+        rows = np.ones(self.order.size, bool)
+        rows[self.order.features] = keep
+        return replace(
+            self,
+            order=replace(self.order, n_features=int(keep.sum())),
+            features=self.features[keep],
+            activations=self.activations[keep],
+            matrix=sparse.csr_array(self.matrix[rows][:, rows]),
+            constants=self.constants[rows],
+            pre_activations=self.pre_activations[rows],
+        )

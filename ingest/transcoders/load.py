@@ -1,0 +1,43 @@
+"""Load a transcoder set from a folder or by hub name and check that it fits the model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import ModuleType
+
+from atlas.circuit import UNKNOWN
+from atlas.errors import ModelRejected
+from ingest.models.base import Model
+from ingest.models.files import content_hash, is_name, locate
+from ingest.transcoders import circuit_tracer
+from ingest.transcoders.set import TranscoderSet
+
+LAYOUTS: dict[str, ModuleType] = {"circuit-tracer config.yaml": circuit_tracer}
+
+
+def load_transcoders(name_or_folder: str | Path, model: Model) -> TranscoderSet:
+    """Load the set on the model's device in the model's dtype.
+
+    Names: the set is called what its config says (`scan`: the name that graph files of the field carry), else its hub
+    name, else the folder's last part and 8 digits of its hash. A model loaded from a folder is called what the set's config
+    says (`model_name`); a model loaded by hub name keeps that. Hub names are resolved by huggingface_hub (not run in tests).
+    Raises ModelRejected: missing, damaged, unknown layout, another width or number of layers than the model's.
+    """
+    place = locate(name_or_folder, "transcoder set")
+    layout = next((layout for layout in LAYOUTS.values() if layout.fits(place.folder)), None)
+    if layout is None:
+        raise ModelRejected(
+            f"The transcoder set {name_or_folder} is in no known layout.", f"Known layouts: {', '.join(LAYOUTS)}."
+        )
+    config, files, layers = layout.load(place.folder, model)
+    digest = content_hash(files)
+    scan, model_name = config.get("scan"), config.get("model_name")
+    return TranscoderSet(
+        name=scan if is_name(scan) else place.hub_name or f"{place.folder.name}-{digest[:8]}",
+        revision=place.revision or UNKNOWN,
+        hash=digest,
+        model_name=model_name if model.from_folder and is_name(model_name) else model.name,
+        input_hook=config["feature_input_hook"],
+        output_hook=config["feature_output_hook"],
+        layers=layers,
+    )
