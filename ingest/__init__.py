@@ -23,4 +23,5 @@ def __getattr__(name: str) -> Any:
     except KeyError:
         raise AttributeError(f"module 'ingest' has no attribute {name!r}") from None
     module = import_module(home)
+    # ingest.trace is a package that can be called (docs/decisions/0003)
     return module if name == "trace" else getattr(module, name)
