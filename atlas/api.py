@@ -1,0 +1,449 @@
+"""`Atlas`: every write and every question goes through this object, and it carries who asks (the actor).
+
+    from atlas import Atlas
+
+    with Atlas.open() as atlas:
+        for row in atlas.circuits(text="Dallas"):
+            print(row.id, row.prompt)
+
+A write is first a transaction of the catalog, which holds the truth, and then a projection into the graph store. When the
+graph store is down the write stays, its projection waits in the outbox, and StoreUnavailable says so.
+"""
+
+from __future__ import annotations
+
+import getpass
+import operator
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from sqlalchemy.orm import Session
+
+from atlas.catalog import Catalog, audit, circuits, collections, concepts, details, models, outbox
+from atlas.catalog import annotations as notes
+from atlas.catalog import labels as label_store
+from atlas.catalog.labels import EncoderRecord
+from atlas.catalog.projector import Progress, Projector, description
+from atlas.catalog.values import chunks
+from atlas.circuit import UNKNOWN, Circuit, parse_feature_key
+from atlas.circuit_file import from_bytes, to_bytes
+from atlas.errors import SchemaMismatch, StoreUnavailable
+from atlas.records import (
+    Added,
+    Annotations,
+    CircuitDetail,
+    CircuitRow,
+    Comparison,
+    ConceptRow,
+    CypherResult,
+    Deleted,
+    FeatureDetail,
+    NewLabel,
+    Overview,
+    PathHit,
+    RebuildResult,
+    SearchHit,
+    Table,
+)
+from atlas.settings import Settings, load_settings
+
+if TYPE_CHECKING:
+    from atlas.encoder import Encoder
+    from atlas.graph.store import GraphStore
+
+LABEL_BATCH = 256
+CACHED_CIRCUITS = 16
+RECENT = 10
+
+
+class Atlas:
+    """An open atlas. A context manager; may be used by several threads and opened by several processes at once."""
+
+    def __init__(self, settings: Settings, actor: str, catalog: Catalog) -> None:
+        self.settings = settings
+        self.actor = actor
+        self.catalog = catalog
+        self._projector = Projector(catalog, settings, self._graph_encoder)
+        self._cache: OrderedDict[str, Circuit] = OrderedDict()
+        self._guard = threading.Lock()
+        self._encoder: Encoder | None = None
+        self._encoder_known = False
+
+    @classmethod
+    def open(
+        cls, home: str | Path | None = None, *, actor: str | None = None, settings: Settings | None = None
+    ) -> Atlas:
+        """Open the atlas of `home` (default: the settings'), migrating the catalog when it is older.
+
+        Raises StoreUnavailable when the catalog cannot be opened, SchemaMismatch when a newer program wrote it.
+        """
+        settings = settings or (load_settings(home=Path(home)) if home is not None else load_settings())
+        if home is not None:
+            settings = settings.model_copy(update={"home": Path(home)})
+        settings = settings.model_copy(update={"home": settings.home.expanduser().absolute()})
+        try:
+            settings.home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            reason = "it is a file" if settings.home.is_file() else (error.strerror or str(error)).lower()
+            raise StoreUnavailable(
+                f"The atlas home {settings.home} cannot be made: {reason}.", "Set ATLAS_HOME to a folder you may write."
+            ) from error
+        return cls(settings, actor or settings.actor or _login_name(), Catalog.open(settings.resolved_catalog_url()))
+
+    def __enter__(self) -> Atlas:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of both stores. The embedded graph server goes on for other processes."""
+        self._projector.close()
+        self.catalog.close()
+
+    @property
+    def graph(self) -> GraphStore:
+        """The graph store, connected at the first use and told first what it has not been told yet."""
+        return self._projector.store()
+
+    @property
+    def encoder(self) -> Encoder | None:
+        """The sentence encoder, None when it is not installed.
+
+        Raises SchemaMismatch when the stored embeddings are of another encoder.
+        """
+        encoder = self._load_encoder()
+        with self.catalog.read() as session:
+            stored = label_store.encoder(session)
+        if encoder is not None and stored is not None and stored != EncoderRecord(encoder.name, encoder.dimension):
+            raise SchemaMismatch(
+                f"The labels were embedded with {stored.name}, the settings name {encoder.name}.",
+                "Run `atlas rebuild` to embed them again, or correct ATLAS_ENCODER.",
+            )
+        return encoder
+
+    # -- writes
+
+    def add(self, circuit: Circuit, *, annotations: Annotations | None = None, collection: str | None = None) -> Added:
+        """Keep a circuit. One that is there already gains the annotations and the collection it does not have yet.
+
+        Labels among the annotations become versions with the method `graph file`.
+        Raises InputRejected when its model or set has a folder for a name, UsageError for a blank collection.
+        """
+        brought = annotations or Annotations()
+        blob = to_bytes(circuit)
+        sorted_labels = notes.sort_labels(circuit, brought)
+        fresh, vectors, record = self._embed(sorted_labels.feature_labels)
+
+        def work(session: Session) -> tuple[bool, list[int]]:
+            already = circuits.exists(session, circuit.id)
+            if not already:
+                circuits.insert_circuit(session, circuit, blob)
+            changed = notes.merge(session, circuit, brought, sorted_labels.node_labels)
+            announced = [outbox.announce(session, "put", circuit.id)] if changed or not already else []
+            keys = label_store.put(session, fresh, vectors, record)
+            if keys:
+                announced.append(outbox.announce(session, "features", keys=keys))
+            if collection is not None and collections.put(session, collection, circuit.id):
+                announced.append(outbox.announce(session, "collection", collection.strip()))
+            return already, announced
+
+        already, announced = self.catalog.write(self.actor, work)
+        self._project(announced)
+        return Added(circuit=circuit.id, nodes=len(circuit.nodes), edges=len(circuit.edges), already=already)
+
+    def delete(self, circuit: str) -> Deleted:
+        """Delete a circuit with its annotations. Labels that it brought to features stay. Raises NotFound, Ambiguous."""
+        circuit_id = self.resolve(circuit)
+
+        def work(session: Session) -> list[int]:
+            groups = notes.supernodes(session, circuit_id)
+            detail = description(circuits.get(session, circuit_id), groups)
+            removed = circuits.remove(session, circuit_id)
+            announced = [outbox.announce(session, "delete", circuit_id, removed.blob, **detail)]
+            if removed.promoted:
+                announced.append(outbox.announce(session, "put", removed.promoted))
+            return announced
+
+        announced = self.catalog.write(self.actor, work)
+        with self._guard:
+            self._cache.pop(circuit_id, None)
+        self._project(announced)
+        return Deleted(deleted=circuit_id)
+
+    def put_labels(self, labels: Iterable[NewLabel], progress: Progress | None = None) -> int:
+        """Store label versions in batches, each embedded, written and projected; returns how many say something new."""
+        total = operator.length_hint(labels)
+        seen = stored = 0
+        for batch in chunks(labels, LABEL_BATCH):
+            stored += self._put_label_batch(list(batch))
+            seen += len(batch)
+            if progress:
+                progress(seen, max(total, seen), "labels")
+        return stored
+
+    def _put_label_batch(self, batch: list[NewLabel]) -> int:
+        for label in batch:
+            parse_feature_key(label.feature)
+        fresh, vectors, record = self._embed(batch)
+
+        def work(session: Session) -> tuple[int, list[int]]:
+            keys = label_store.put(session, fresh, vectors, record)
+            return len(keys), [outbox.announce(session, "features", keys=keys)] if keys else []
+
+        stored, announced = self.catalog.write(self.actor, work)
+        self._project(announced)
+        return stored
+
+    def define_concept(self, name: str, features: list[str]) -> ConceptRow:
+        """Name a group of features, for `concept:NAME` in questions; an existing concept of that name is replaced.
+
+        Raises UsageError for a blank name or no features, NotFound for a feature that the atlas does not have.
+        """
+
+        def work(session: Session) -> tuple[ConceptRow, int]:
+            row = concepts.define(session, name, features)
+            return row, outbox.announce(session, "concept", row.name)
+
+        row, announced = self.catalog.write(self.actor, work)
+        self._project([announced])
+        return row
+
+    def delete_concept(self, name: str) -> None:
+        """Raises NotFound."""
+
+        def work(session: Session) -> int:
+            return outbox.announce(session, "concept", concepts.remove(session, name))
+
+        self._project([self.catalog.write(self.actor, work)])
+
+    def rebuild(self, progress: Progress | None = None) -> RebuildResult:
+        """Drop the graph projection and build it again from the catalog.
+
+        After a kill the next use of the graph finishes it. When the settings name another encoder than the one of the
+        stored embeddings, current labels are embedded again first.
+        """
+        began = time.monotonic()
+        self._embed_again(progress)
+
+        def work(session: Session) -> int:
+            audit.record(session, "rebuild", "")
+            return outbox.announce(session, "rebuild")
+
+        self._projector.finish([self.catalog.write(self.actor, work)], progress)
+        with self.catalog.read() as session:
+            count, _, features = circuits.counts(session)
+            labelled = label_store.count(session)
+        return RebuildResult(circuits=count, features=features, labels=labelled, seconds=time.monotonic() - began)
+
+    # -- questions
+
+    def overview(self) -> Overview:
+        """What is in the atlas; does not start or connect the graph server."""
+        with self.catalog.read() as session:
+            count, prompts, features = circuits.counts(session)
+            return Overview(
+                circuits=count,
+                prompts=prompts,
+                features=features,
+                labelled=label_store.count(session),
+                models=models.names(session),
+                collections=collections.names(session),
+                graph=self._graph_place(),
+                recent=circuits.listing(session, limit=RECENT),
+            )
+
+    def circuits(
+        self,
+        model: str | None = None,
+        collection: str | None = None,
+        text: str | None = None,
+        limit: int | None = 100,
+    ) -> Table[CircuitRow]:
+        """Circuits, newest first. `text` is a part of the name or the prompt, upper and lower case alike.
+
+        Raises NotFound for an unknown model or collection, UsageError for a negative limit.
+        """
+        with self.catalog.read() as session:
+            return circuits.listing(session, model, collection, text, limit)
+
+    def resolve(self, circuit: str) -> str:
+        """The id for an id, a unique prefix of one (4 characters or more) or a unique name. Raises NotFound, Ambiguous."""
+        with self.catalog.read() as session:
+            return circuits.resolve(session, circuit)
+
+    def find_trace(self, trace_key: str) -> str | None:
+        """The newest circuit with that trace key."""
+        with self.catalog.read() as session:
+            return next(iter(circuits.by_trace_key(session, trace_key)), None)
+
+    def load(self, circuit: str) -> Circuit:
+        """The circuit with its arrays, to be read only: recent ones are shared between callers. Raises NotFound."""
+        return self._load(self.resolve(circuit))
+
+    def show(self, circuit: str) -> CircuitDetail:
+        """The record of a circuit, its annotations and strongest nodes. Raises NotFound, Ambiguous."""
+        loaded = self.load(circuit)
+        with self.catalog.read() as session:
+            return details.circuit_detail(session, loaded)
+
+    def node_labels(self, circuit_id: str) -> dict[int, str]:
+        """Label by node row: the feature's current one, unless the node has one of its own. Raises NotFound."""
+        loaded = self.load(circuit_id)
+        with self.catalog.read() as session:
+            return details.node_labels(session, loaded)
+
+    def feature(self, key: str) -> FeatureDetail:
+        """A feature with its label versions, examples, occurrences and neighbours. Raises NotFound."""
+        with self.catalog.read() as session:
+            detail = details.feature_detail(session, key)
+        return details.with_influences(detail, *self.graph.influences(key))
+
+    def features_without_label(self, model: str | None = None, limit: int | None = None) -> list[str]:
+        """Keys of features that occur in circuits and have no label version. Raises NotFound for an unknown model."""
+        with self.catalog.read() as session:
+            model_id = models.model_id(session, model) if model is not None else None
+            return label_store.missing(session, model_id, limit)
+
+    def concepts(self) -> list[ConceptRow]:
+        """All concepts, by name."""
+        with self.catalog.read() as session:
+            return concepts.all_of(session)
+
+    def search(
+        self, text: str, model: str | None = None, layers: tuple[int, int] | None = None, limit: int = 20
+    ) -> Table[SearchHit]:
+        """Labelled features by description, best first (`atlas.search`)."""
+        from atlas.search import search
+
+        return search(self, text, model=model, layers=layers, limit=limit)
+
+    def paths(
+        self,
+        source: str,
+        target: str,
+        circuit: str | None = None,
+        model: str | None = None,
+        collection: str | None = None,
+        limit: int = 10,
+        null_graphs: int = 199,
+        seed: int = 0,
+    ) -> Table[PathHit]:
+        """The strongest paths from one description to another (`atlas.paths`)."""
+        from atlas.paths import paths
+
+        return paths(
+            self,
+            source,
+            target,
+            circuit=circuit,
+            model=model,
+            collection=collection,
+            limit=limit,
+            null_graphs=null_graphs,
+            seed=seed,
+        )
+
+    def compare(self, a: str, b: str) -> Comparison:
+        """B minus A, edge by edge (`atlas.compare`)."""
+        from atlas.compare import compare_circuits
+
+        return compare_circuits(self, a, b)
+
+    def cypher(self, query: str, params: dict[str, Any] | None = None, limit: int | None = None) -> CypherResult:
+        """Read-only Cypher over the graph. Raises QueryRefused or QueryFailed."""
+        return self.graph.read(
+            query,
+            params,
+            limit=self.settings.cypher_row_limit if limit is None else limit,
+            timeout=self.settings.cypher_timeout_seconds,
+        )
+
+    # -- inside
+
+    def _project(self, announced: list[int]) -> None:
+        try:
+            self._projector.finish(announced)
+        except (StoreUnavailable, SchemaMismatch) as error:
+            kept = "The change is kept in the catalog; the graph store is told at its next use."
+            raise type(error)(error.message, f"{error.hint} {kept}".strip()) from error
+
+    def _embed(self, batch: list[NewLabel]) -> tuple[list[NewLabel], np.ndarray | None, EncoderRecord | None]:
+        """Those that say something new, (n, dimension) float32 embeddings and what made them, if there is an encoder."""
+        if not batch:
+            return [], None, None
+        with self.catalog.read() as session:
+            fresh = [label for label, new in zip(batch, label_store.is_new(session, batch), strict=True) if new]
+        encoder = self.encoder if fresh else None
+        if encoder is None:
+            return fresh, None, None
+        vectors = encoder.encode([label.text for label in fresh])
+        return fresh, vectors, EncoderRecord(encoder.name, encoder.dimension)
+
+    def _embed_again(self, progress: Progress | None) -> None:
+        encoder = self._load_encoder()
+        if encoder is None:
+            return
+        record = EncoderRecord(encoder.name, encoder.dimension)
+        with self.catalog.read() as session:
+            stale = label_store.without_embedding(session, encoder.name)
+        for number, batch in enumerate(chunks(stale, LABEL_BATCH)):
+            if progress:
+                progress(number * LABEL_BATCH, len(stale), "embedding labels")
+            ids, texts = [label_id for label_id, _ in batch], [text for _, text in batch]
+            vectors = encoder.encode(texts)
+            self.catalog.write(
+                self.actor, lambda session, i=ids, v=vectors: label_store.set_embeddings(session, i, v, record)
+            )
+        if stale:
+            self.catalog.write(self.actor, lambda session: label_store.remember_encoder(session, record))
+
+    def _load_encoder(self) -> Encoder | None:
+        with self._guard:
+            if not self._encoder_known:
+                from atlas.encoder import load_encoder
+
+                self._encoder = load_encoder(self.settings)
+                self._encoder_known = True
+            return self._encoder
+
+    def _graph_encoder(self) -> EncoderRecord | None:
+        """What the vector index of the graph store is for: the stored embeddings, else those that would be stored."""
+        with self.catalog.read() as session:
+            stored = label_store.encoder(session)
+        if stored is not None:
+            return stored
+        encoder = self._load_encoder()
+        return EncoderRecord(encoder.name, encoder.dimension) if encoder else None
+
+    def _graph_place(self) -> str:
+        store = self._projector.connected
+        if store is not None:
+            return f"{store.server} at {store.address}"
+        return self.settings.graph_url or "embedded server, not asked yet"
+
+    def _load(self, circuit_id: str) -> Circuit:
+        with self._guard:
+            if circuit_id in self._cache:
+                self._cache.move_to_end(circuit_id)
+                return self._cache[circuit_id]
+        with self.catalog.read() as session:
+            blob = circuits.blob(session, circuit_id)
+        circuit = from_bytes(blob, f"The circuit {circuit_id}")
+        with self._guard:
+            self._cache[circuit_id] = circuit
+            while len(self._cache) > CACHED_CIRCUITS:
+                self._cache.popitem(last=False)
+        return circuit
+
+
+def _login_name() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError, ImportError):  # a container's user without a name
+        return UNKNOWN
