@@ -1,6 +1,37 @@
-"""Tracing: exact attribution graphs, pruning and scores."""
+"""Tracing: exact attribution graphs, pruning and scores.
+
+`from ingest import trace; trace(atlas, "...", model=..., transcoders=...)` and `ingest.trace.attribute` both work: the
+package itself can be called (docs/decisions/0003-callable-trace-package.md).
+"""
+
+import sys
+from types import ModuleType
 
 from ingest.trace.attribute import attribute
 from ingest.trace.graph import FullGraph, NodeOrder
+from ingest.trace.influence import graph_influence
+from ingest.trace.prune import Pruned, prune, strongest_features
+from ingest.trace.run import question, trace, trace_circuit
+from ingest.trace.scores import scores
 
-__all__ = ["FullGraph", "NodeOrder", "attribute"]
+__all__ = [
+    "FullGraph",
+    "NodeOrder",
+    "Pruned",
+    "attribute",
+    "graph_influence",
+    "prune",
+    "question",
+    "scores",
+    "strongest_features",
+    "trace",
+    "trace_circuit",
+]
+
+
+class _CallablePackage(ModuleType):
+    def __call__(self, *args, **kwargs):
+        return trace(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _CallablePackage

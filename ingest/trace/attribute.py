@@ -28,7 +28,7 @@ from ingest.trace.graph import FullGraph, NodeOrder
 from ingest.trace.targets import choose_logits
 from ingest.transcoders.set import TranscoderSet
 
-Progress = Callable[[str, int, int], None]  # what is being done, how many of how many
+Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 
 
 @dataclass
@@ -36,8 +36,7 @@ class _Sources:
     """What writes at the output hooks, per layer and position; feature rows of layer l, position p are starts[l, p] on."""
 
     features: torch.Tensor  # (F, 3) layer, position, feature, on the cpu
-    activations: torch.Tensor  # (F,) float32
-    pre_activations: torch.Tensor  # (F,) float32
+    activations: torch.Tensor  # (F,) float32; the pre-activations, too: an active feature's value is not shifted
     starts: list[list[int]]  # (L, P + 1) row numbers
     writes: list[list[torch.Tensor]]  # [L][P]: (d, n + 2): features' scaled decoders, the error, the constant
     encoders: list[torch.Tensor]  # [L]: (n, d) encoder rows of the layer's active features
@@ -73,7 +72,13 @@ def attribute(
     whenever memory runs out; finished rows are kept. Raises ModelRejected when a single row does not fit.
     """
     ids = list(token_ids)
+    _check_pair(model, transcoders)
     frozen = model.freeze(ids, transcoders.input_hook, transcoders.output_hook)
+    if not torch.isfinite(frozen.logits).all():
+        raise ModelRejected(
+            f"The model {model.name} gives logits that are not finite for this prompt in {model.dtype}.",
+            "Choose a wider dtype, such as float32.",
+        )
     sources = _find_sources(frozen, transcoders)
     logits, probabilities = choose_logits(frozen.logits, logit_token_ids, max_logits, logit_mass)
     order = NodeOrder(len(sources.features), model.n_layers, len(ids), len(logits))
@@ -87,7 +92,7 @@ def attribute(
     matrix, constants = _all_rows(engine, targets, batch_size, progress)
     constants[order.features] += sources.encoder_biases.cpu().numpy()
     pre = np.zeros(order.size, np.float32)
-    pre[order.features] = sources.pre_activations.cpu().numpy()
+    pre[order.features] = sources.activations.cpu().numpy()
     pre[order.logits] = frozen.centred_logits[logits].cpu().numpy()
     return FullGraph(
         order=order,
@@ -109,9 +114,25 @@ def attribute(
     )
 
 
+def _check_pair(model: Model, transcoders: TranscoderSet) -> None:
+    widths = {transcoder.w_enc.shape[1] for transcoder in transcoders.layers}
+    places = {(transcoder.w_enc.device, transcoder.w_enc.dtype) for transcoder in transcoders.layers}
+    if len(transcoders.layers) != model.n_layers or widths != {model.width}:
+        raise ModelRejected(
+            f"The transcoder set {transcoders.name} does not fit the model {model.name}: it has {len(transcoders.layers)} "
+            f"layers of width {', '.join(map(str, sorted(widths)))}, the model {model.n_layers} of width {model.width}.",
+            "Pass the set that was trained on this model.",
+        )
+    if places != {(model.unembedding.device, model.dtype)}:
+        raise ModelRejected(
+            f"The transcoder set {transcoders.name} was loaded for another device or dtype than the model {model.name}.",
+            "Load the set with this model: load_transcoders(name, model).",
+        )
+
+
 def _find_sources(frozen: Frozen, transcoders: TranscoderSet) -> _Sources:
-    n_layers, n_positions, _ = frozen.inputs.shape
-    found, values, pres, biases, starts, writes, encoders = [], [], [], [], [], [], []
+    n_positions = frozen.inputs.shape[1]
+    found, values, biases, starts, writes, encoders = [], [], [], [], [], []
     errors = torch.zeros_like(frozen.outputs)
     offset = 0
     for layer, transcoder in enumerate(transcoders.layers):
@@ -121,7 +142,7 @@ def _find_sources(frozen: Frozen, transcoders: TranscoderSet) -> _Sources:
         active[0] = False
         position, feature = active.nonzero(as_tuple=True)
         pre = pre[position, feature]
-        scaled = transcoder.w_dec[feature] * pre[:, None]  # an active feature's activation is its pre-activation
+        scaled = transcoder.w_dec[feature] * pre[:, None]
         skip = inputs @ transcoder.w_skip.T if transcoder.w_skip is not None else torch.zeros_like(output)
         reconstruction = skip + transcoder.b_dec
         reconstruction.index_add_(0, position, scaled)
@@ -138,13 +159,10 @@ def _find_sources(frozen: Frozen, transcoders: TranscoderSet) -> _Sources:
         starts.append([offset + bound for bound in bounds])
         found.append(torch.stack([torch.full_like(position, layer), position, feature], dim=1).cpu())
         values.append(pre.float())
-        pres.append(pre.float())
         biases.append(transcoder.b_enc[feature].float())
         encoders.append(transcoder.w_enc[feature])
         offset += len(position)
-    return _Sources(
-        torch.cat(found), torch.cat(values), torch.cat(pres), starts, writes, encoders, torch.cat(biases), errors
-    )
+    return _Sources(torch.cat(found), torch.cat(values), starts, writes, encoders, torch.cat(biases), errors)
 
 
 class _Backward:
@@ -250,7 +268,7 @@ def _all_rows(
             start += len(batch)
             done += len(batch)
             if progress:
-                progress("tracing", done, len(targets.row))
+                progress(done, len(targets.row), "targets")
     # rows were computed by position; put them into node order, rows without inputs empty
     computed = np.concatenate(finished)
     stacked = _csr(np.concatenate(counts), np.concatenate(columns), np.concatenate(weights), order.size)

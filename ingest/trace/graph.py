@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
@@ -71,7 +72,7 @@ class FullGraph:
 
     @property
     def target_weights(self) -> np.ndarray:
-        """(N,) float64: the probabilities on the logit rows (equal weights should all be 0), 0 elsewhere."""
+        """(N,) float64: the probabilities on the logit rows (equal weights if those are all 0), 0 elsewhere."""
         weights = np.zeros(self.order.size)
         probabilities = self.logit_probabilities.astype(np.float64)
         weights[self.order.logits] = probabilities if probabilities.any() else 1 / max(len(probabilities), 1)
@@ -81,7 +82,7 @@ class FullGraph:
     def blocks(self) -> list[slice]:
         """Row ranges with inputs, from the logits down; the sources of a block's rows are in later blocks."""
         bounds = np.searchsorted(self.features[:, 0], np.arange(self.order.n_layers + 1)).tolist()
-        layers = [slice(a, b) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+        layers = [slice(a, b) for a, b in pairwise(bounds) if b > a]
         return [self.order.logits, *reversed(layers)]
 
     def keep_features(self, keep: np.ndarray) -> FullGraph:

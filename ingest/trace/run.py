@@ -1,0 +1,199 @@
+"""`trace`: one prompt, from words to a circuit in the atlas."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from atlas.circuit import Circuit, CircuitRecord, Edges, Example, Method, ModelRef, Nodes, Scores, SetRef
+from atlas.errors import UsageError
+from atlas.records import TraceResult, TraceScores
+from ingest.models import Model, load_model
+from ingest.trace.assemble import assemble, kept_columns
+from ingest.trace.attribute import Progress, attribute
+from ingest.trace.prompt import prompt_ids
+from ingest.trace.prune import prune, strongest_features
+from ingest.trace.scores import scores
+from ingest.trace.targets import named_tokens
+from ingest.transcoders import TranscoderSet, load_transcoders
+
+if TYPE_CHECKING:
+    from atlas import Atlas
+
+
+def trace(
+    atlas: Atlas,
+    prompt: str | None = None,
+    *,
+    model: Model | str | Path,
+    transcoders: TranscoderSet | str | Path,
+    token_ids: Sequence[int] | None = None,
+    targets: Sequence[str | int] | None = None,
+    max_logits: int = 10,
+    logit_mass: float = 0.95,
+    max_features: int | None = None,
+    node_threshold: float = 0.8,
+    edge_threshold: float = 0.98,
+    chat: bool = False,
+    collection: str | None = None,
+    again: bool = False,
+    progress: Progress | None = None,
+) -> TraceResult:
+    """Trace a prompt and keep the circuit; a trace that the atlas has already is returned as it is unless `again`.
+
+    model, transcoders: loaded objects, folders or hub names. token_ids: exact ids in place of `prompt`, nothing is put in
+    front. targets: tokens to explain, by exact text or id; default: the fewest most likely that reach `logit_mass`, at most
+    `max_logits`. max_features: only so many features, by influence in the whole graph, which is traced first all the same.
+    Thresholds of 1 keep every node and every non-zero edge. Raises UsageError, InputRejected or ModelRejected.
+    """
+    began = time.monotonic()
+    _check_numbers(max_logits, logit_mass, max_features, node_threshold, edge_threshold)
+    if not isinstance(model, Model):
+        model = load_model(model)
+    if not isinstance(transcoders, TranscoderSet):
+        transcoders = load_transcoders(transcoders, model)
+    ids = prompt_ids(model, prompt, token_ids, chat)
+    target_ids = None if targets is None else named_tokens(model, targets)
+    parameters = {
+        "targets": target_ids and sorted(target_ids),
+        "max_logits": None if target_ids else max_logits,
+        "logit_mass": None if target_ids else logit_mass,
+        "max_features": max_features,
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+    thresholds = {"node": node_threshold, "edge": edge_threshold}
+    asked = question(model, transcoders, ids, prompt, parameters, thresholds)
+
+    known = None if again else atlas.find_trace(Circuit(asked, Nodes(0), Edges(0)).trace_key)
+    if known:
+        circuit = atlas.load(known)
+        if collection:
+            atlas.add(circuit, collection=collection)
+        already = True
+    else:
+        circuit = trace_circuit(model, transcoders, asked, target_ids, actor=atlas.actor, progress=progress)
+        added = atlas.add(circuit, collection=collection)
+        known, already = added.circuit, added.already
+    s = circuit.record.scores
+    return TraceResult(
+        circuit=known,
+        nodes=len(circuit.nodes),
+        edges=len(circuit.edges),
+        already=already,
+        scores=TraceScores(
+            replacement=s.replacement,
+            completeness=s.completeness,
+            replacement_pruned=s.replacement_pruned,
+            completeness_pruned=s.completeness_pruned,
+        ),
+        settings=_settings(model, transcoders, circuit.record),
+        seconds=round(time.monotonic() - began, 3),
+    )
+
+
+def question(
+    model: Model,
+    transcoders: TranscoderSet,
+    ids: list[int],
+    prompt: str | None,
+    parameters: dict[str, Any],
+    thresholds: dict[str, float | None],
+) -> CircuitRecord:
+    """The record of what is asked; its trace key is known before any tracing."""
+    text = prompt if prompt is not None else model.tokenizer.decode(ids, skip_special_tokens=True)
+    return CircuitRecord(
+        name=re.sub(r"\W+", "-", text).strip("-").lower()[:60].rstrip("-") or "prompt",
+        prompt=text,
+        examples=[Example(tokens=[model.token_text(i) for i in ids], token_ids=ids, text=text)],
+        model=ModelRef(
+            name=transcoders.model_name,
+            revision=model.revision,
+            weights_hash=model.weights_hash,
+            layers=model.n_layers,
+        ),
+        transcoders=SetRef(name=transcoders.name, revision=transcoders.revision, hash=transcoders.hash),
+        method=Method(parameters=parameters),
+        thresholds=thresholds,
+    )
+
+
+def trace_circuit(
+    model: Model,
+    transcoders: TranscoderSet,
+    asked: CircuitRecord,
+    target_ids: Sequence[int] | None = None,
+    *,
+    actor: str,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+) -> Circuit:
+    """The circuit that answers the question, computed without any atlas."""
+    parameters, thresholds = asked.method.parameters, asked.thresholds
+    full = attribute(
+        model,
+        transcoders,
+        asked.examples[0].token_ids or [],
+        logit_token_ids=target_ids,
+        max_logits=parameters["max_logits"] or 0,
+        logit_mass=parameters["logit_mass"] or 0.0,
+        batch_size=batch_size,
+        progress=progress,
+    )
+    capped, rows = full, np.arange(full.order.size)
+    limit = parameters["max_features"]
+    if limit is not None and limit < full.order.n_features:
+        chosen = strongest_features(full, limit)
+        capped = full.keep_features(chosen)
+        rows = np.concatenate([np.flatnonzero(chosen), np.arange(full.order.n_features, full.order.size)])
+    pruned = prune(capped, thresholds["node"], thresholds["edge"])
+    explained = np.zeros(full.order.n_features, bool)
+    explained[rows[capped.order.features][pruned.nodes[capped.order.features]]] = True
+    whole, after = scores(full), scores(full, explained)
+    nodes, edges = kept_columns(full, capped, rows, pruned)
+    summary = Scores(
+        replacement=whole[0],
+        completeness=whole[1],
+        replacement_pruned=after[0],
+        completeness_pruned=after[1],
+        computed_on="full graph",
+    )
+    return assemble(model, asked, full, nodes, edges, summary, actor)
+
+
+def _settings(model: Model, transcoders: TranscoderSet, record: CircuitRecord) -> dict[str, Any]:
+    """What the trace was made with, defaults included."""
+    p, ids = record.method.parameters, record.examples[0].token_ids or []
+    unknown = model.tokenizer.unk_token_id
+    return {
+        "model": record.model.name,
+        "transcoders": record.transcoders.name,
+        "tokens": len(ids),
+        "unknown_tokens": sum(i == unknown for i in ids) if unknown is not None else 0,
+        "targets": [t.what for t in record.targets],
+        "max_logits": p["max_logits"],
+        "logit_mass": p["logit_mass"],
+        "max_features": p["max_features"],
+        "node_threshold": record.thresholds["node"],
+        "edge_threshold": record.thresholds["edge"],
+        "device": record.provenance.device,
+        "dtype": p["dtype"],
+    }
+
+
+def _check_numbers(
+    max_logits: int, logit_mass: float, max_features: int | None, node_threshold: float, edge_threshold: float
+) -> None:
+    for name, value in (("node threshold", node_threshold), ("edge threshold", edge_threshold)):
+        if not 0 <= value <= 1:
+            raise UsageError(f"The {name} is {value}, not between 0 and 1.", "Pass a share such as 0.8.")
+    if not 0 < logit_mass <= 1:
+        raise UsageError(f"The logit mass is {logit_mass}, not above 0 and at most 1.", "Pass a share such as 0.95.")
+    if max_logits < 1:
+        raise UsageError(f"At most {max_logits} logits leave nothing to explain.", "Pass at least 1.")
+    if max_features is not None and max_features < 1:
+        raise UsageError(f"At most {max_features} features leave nothing to show.", "Pass at least 1.")
