@@ -154,22 +154,35 @@ def _pair_edges(circuits: list[tuple[Circuit, np.ndarray, np.ndarray]]) -> list[
 def _edge_records(
     a: Circuit, b: Circuit, row_a: np.ndarray, row_b: np.ndarray, delta: np.ndarray, floor: float | None
 ) -> list[ComparedEdge]:
-    shares_a, shares_b = signed_shares(a).tolist(), signed_shares(b).tolist()
-    keys_a, keys_b = a.keys, b.keys
-    ends_a = list(zip(a.edges.source.tolist(), a.edges.target.tolist(), strict=True))
-    ends_b = list(zip(b.edges.source.tolist(), b.edges.target.tolist(), strict=True))
+    side_a, side_b = _columns(a), _columns(b)
     order = np.argsort(-np.abs(delta), kind="stable")
     records = []
     for in_a, in_b, difference in zip(row_a[order].tolist(), row_b[order].tolist(), delta[order].tolist(), strict=True):
-        keys, (source, target) = (keys_a, ends_a[in_a]) if in_a >= 0 else (keys_b, ends_b[in_b])
+        source, target, slot, _ = side_a[in_a] if in_a >= 0 else side_b[in_b]
         records.append(
             ComparedEdge(
-                source=keys[source],
-                target=keys[target],
-                a=shares_a[in_a] if in_a >= 0 else None,
-                b=shares_b[in_b] if in_b >= 0 else None,
+                source=source,
+                target=target,
+                a=side_a[in_a][3] if in_a >= 0 else None,
+                b=side_b[in_b][3] if in_b >= 0 else None,
                 delta=difference,
                 above_noise=None if floor is None else abs(difference) > floor,
+                slot=slot,
             )
         )
     return records
+
+
+def _columns(circuit: Circuit) -> list[tuple[str, str, str, float]]:
+    """(source key, target key, slot, signed share) of every edge."""
+    keys, edges = circuit.keys, circuit.edges
+    return [
+        (keys[source], keys[target], SLOTS[slot], share)
+        for source, target, slot, share in zip(
+            edges.source.tolist(),
+            edges.target.tolist(),
+            edges.slot.tolist(),
+            signed_shares(circuit).tolist(),
+            strict=True,
+        )
+    ]

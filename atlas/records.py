@@ -233,6 +233,11 @@ class PathHit(Record):
     shares_known: bool = Field(
         True, description="False: shares are over kept edges because totals before pruning are unknown"
     )
+    weights: list[float] = Field(default_factory=list, description="signed weight of each edge on the way")
+    slots: list[str] = Field(default_factory=list, description="slot of each edge: direct, q, k or v")
+    ignored_edges: int = Field(
+        0, description="edges left out of this circuit's search because they run backwards within a cycle"
+    )
 
 
 class ComparedEdge(Record):
@@ -242,6 +247,7 @@ class ComparedEdge(Record):
     b: float | None
     delta: float
     above_noise: bool | None = Field(description="None without replicates to measure the noise")
+    slot: str = Field("direct", description="direct, q, k or v")
 
 
 class Comparison(Record):
