@@ -1,0 +1,1 @@
+"""The pages of Circuit Atlas: Streamlit, imports `atlas` only."""

@@ -1,0 +1,264 @@
+// Paint the scene on its two canvases: base (all links and nodes) and overlay (what the pointer or a click lights up).
+
+import { widthClass } from "./links.js";
+import { MARGIN } from "./layout.js";
+
+const WIDTHS = [0.6, 1.1, 2.0, 3.4];
+const BASE_ALPHA = [0.22, 0.34, 0.5, 0.75];
+const CURVED_UP_TO = 4000; // links; curves of more than that cost too much per frame
+
+export function colours(element) {
+  const style = getComputedStyle(element);
+  const read = (name, fallback) => style.getPropertyValue(name).trim() || fallback;
+  return {
+    text: read("--st-text-color", "#222"),
+    back: read("--st-background-color", "#fff"),
+    soft: read("--st-secondary-background-color", "#eee"),
+    primary: read("--st-primary-color", "#2563eb"),
+    positive: read("--ca-positive", "#2f7de1"),
+    negative: read("--ca-negative", "#e2711d"),
+    font: read("--st-font", "sans-serif"),
+  };
+}
+
+function trace(path, place, source, target, curved) {
+  const x0 = place.x[source];
+  const y0 = place.y[source];
+  const x1 = place.x[target];
+  const y1 = place.y[target];
+  path.moveTo(x0, y0);
+  if (curved) {
+    const bend = (y1 - y0) * 0.45;
+    path.bezierCurveTo(x0, y0 + bend, x1, y1 - bend, x1, y1);
+  } else path.lineTo(x1, y1);
+}
+
+// Links in eight Path2D: sign x width class. Built once per filter change, stroked every frame.
+export function bundle(payload, place, links, curved = links.length <= CURVED_UP_TO) {
+  const bundles = Array.from({ length: 8 }, () => new Path2D());
+  const { s, t, w } = payload.links;
+  for (const link of links) {
+    trace(bundles[(w[link] < 0 ? 4 : 0) + widthClass(w[link])], place, s[link], t[link], curved);
+  }
+  return { bundles, curved };
+}
+
+function prepare(context, scene) {
+  context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
+  context.clearRect(0, 0, scene.width, scene.height);
+}
+
+function enterStage(context, { ratio, view }) {
+  context.setTransform(ratio * view.k, 0, 0, ratio * view.k, ratio * view.tx, ratio * view.ty);
+}
+
+function clipStage(context, scene) {
+  context.beginPath();
+  context.rect(MARGIN.left - 12, 0, scene.width - MARGIN.left + 12, scene.height - MARGIN.bottom + 12);
+  context.clip();
+}
+
+function strokeBundles(context, { bundles }, scene, alpha, wider = 0) {
+  for (let i = 0; i < 8; i++) {
+    context.strokeStyle = i < 4 ? scene.colours.positive : scene.colours.negative;
+    context.globalAlpha = alpha[i % 4];
+    context.lineWidth = (WIDTHS[i % 4] + wider) / scene.view.k;
+    context.stroke(bundles[i]);
+  }
+  context.globalAlpha = 1;
+}
+
+function mark(context, kind, x, y, r) {
+  context.beginPath();
+  if (kind === "token" || kind === "logit") context.rect(x - r, y - r, 2 * r, 2 * r);
+  else if (kind === "error") {
+    context.moveTo(x, y - r);
+    context.lineTo(x + r, y);
+    context.lineTo(x, y + r);
+    context.lineTo(x - r, y);
+    context.closePath();
+  } else if (kind === "head") {
+    context.moveTo(x, y - r);
+    context.lineTo(x + r, y + r);
+    context.lineTo(x - r, y + r);
+    context.closePath();
+  } else if (kind === "feature" || kind === "neuron") context.arc(x, y, r, 0, 7);
+  else context.rect(x - r, y - r * 0.6, 2 * r, 1.2 * r);
+}
+
+export function radius(scene, node) {
+  const zoom = Math.min(1.8, Math.max(0.9, Math.sqrt(scene.view.k)));
+  return (2.2 + 3.4 * scene.payload.nodes.size[node]) * zoom;
+}
+
+function screen(scene, node) {
+  return [scene.place.x[node] * scene.view.k + scene.view.tx, scene.place.y[node] * scene.view.k + scene.view.ty];
+}
+
+function paintNode(context, scene, node, strong) {
+  const { colours: c } = scene;
+  const kind = scene.payload.nodes.kind[node];
+  const side = scene.payload.nodes.side ? scene.payload.nodes.side[node] : 0;
+  const [x, y] = screen(scene, node);
+  const r = radius(scene, node) + (strong ? 0.8 : 0);
+  mark(context, kind, x, y, r);
+  const colour = side === 1 ? c.negative : side === 2 ? c.positive : kind === "logit" || kind === "token" ? c.primary : c.text;
+  const hollow = kind === "error" || (scene.payload.mode === "diff" && side === 0);
+  context.fillStyle = hollow ? c.back : colour;
+  context.globalAlpha = kind === "error" && !strong ? 0.55 : 1;
+  context.fill();
+  context.lineWidth = hollow ? 1.2 : 0.8;
+  context.strokeStyle = hollow ? colour : c.back;
+  context.stroke();
+  context.globalAlpha = 1;
+}
+
+function shortened(context, text, room) {
+  if (context.measureText(text).width <= room) return text;
+  let cut = text;
+  while (cut.length > 1 && context.measureText(cut + "…").width > room) cut = cut.slice(0, -1);
+  return room < 12 ? "" : cut + "…";
+}
+
+function paintAxes(context, scene) {
+  const { place, view, payload, colours: c, width, height } = scene;
+  context.font = `12px ${c.font}`;
+  context.textBaseline = "middle";
+  context.textAlign = "right";
+  let last = Infinity;
+  place.rows.forEach((row, i) => {
+    const top = row.top * view.k + view.ty;
+    const bottom = top + row.height * view.k;
+    if (bottom < 0 || top > height - MARGIN.bottom) return;
+    if (i % 2) {
+      context.globalAlpha = 0.55;
+      context.fillStyle = c.soft;
+      context.fillRect(MARGIN.left - 12, Math.max(0, top), width, Math.min(bottom, height - MARGIN.bottom + 6) - Math.max(0, top));
+    }
+    const middle = (top + bottom) / 2;
+    if (last - middle < 13 && i < place.rows.length - 1) return;
+    last = middle;
+    context.globalAlpha = 0.75;
+    context.fillStyle = c.text;
+    context.fillText(payload.layers[i], MARGIN.left - 18, middle);
+  });
+  context.globalAlpha = 1;
+  context.textAlign = "center";
+  place.columns.forEach((column, i) => {
+    const left = column.left * view.k + view.tx;
+    const columnWidth = column.width * view.k;
+    const middle = left + columnWidth / 2;
+    if (middle < MARGIN.left - 12 || middle > width) return;
+    if (i) {
+      context.strokeStyle = c.text;
+      context.globalAlpha = 0.08;
+      context.lineWidth = 1;
+      context.beginPath();
+      context.moveTo(left, 0);
+      context.lineTo(left, height - MARGIN.bottom + 6);
+      context.stroke();
+    }
+    context.globalAlpha = 1;
+    context.fillStyle = c.text;
+    const text = visibleSpace(payload.tokens[i]);
+    if (columnWidth >= 34) {
+      context.fillText(shortened(context, text, columnWidth - 6), middle, height - MARGIN.bottom + 22);
+    } else if (columnWidth >= 11) {
+      context.save();
+      context.translate(middle, height - MARGIN.bottom + 12);
+      context.rotate(-Math.PI / 2);
+      context.textAlign = "right";
+      context.fillText(shortened(context, text, MARGIN.bottom - 14), 0, 0);
+      context.restore();
+    }
+  });
+}
+
+export function visibleSpace(token) {
+  return token.replace(/\n/g, "⏎").replace(/\t/g, "⇥").replace(/^ +| +$/g, (s) => "·".repeat(s.length)) || "∅";
+}
+
+export function drawBase(context, scene) {
+  prepare(context, scene);
+  paintAxes(context, scene);
+  context.save();
+  clipStage(context, scene);
+  enterStage(context, scene);
+  strokeBundles(context, scene.bundle, scene, scene.visible.length > 6000 ? BASE_ALPHA.map((a) => a * 0.6) : BASE_ALPHA);
+  context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
+  for (let node = 0; node < scene.shown.length; node++) if (scene.shown[node]) paintNode(context, scene, node, false);
+  context.restore();
+}
+
+function ring(context, scene, node, colour, width, gap) {
+  const [x, y] = screen(scene, node);
+  context.beginPath();
+  context.arc(x, y, radius(scene, node) + gap, 0, 7);
+  context.strokeStyle = colour;
+  context.lineWidth = width;
+  context.stroke();
+}
+
+// Names beside nodes, first come first served; one that would cover another is left out.
+function paintNames(context, scene, nodes) {
+  const taken = [];
+  context.font = `12px ${scene.colours.font}`;
+  context.textBaseline = "middle";
+  for (const node of nodes) {
+    const [x, y] = screen(scene, node);
+    if (x < MARGIN.left - 12 || y > scene.height - MARGIN.bottom + 10) continue;
+    const text = shortened(context, scene.names[node], 190);
+    const w = context.measureText(text).width;
+    const gap = radius(scene, node) + 6;
+    const toLeft = x + gap + w > scene.width - 4;
+    const left = toLeft ? x - gap - w : x + gap;
+    const box = [left - 3, y - 9, left + w + 3, y + 9];
+    if (taken.some((b) => box[0] < b[2] && box[2] > b[0] && box[1] < b[3] && box[3] > b[1])) continue;
+    taken.push(box);
+    context.globalAlpha = 0.86;
+    context.fillStyle = scene.colours.back;
+    context.fillRect(box[0], box[1], box[2] - box[0], 18);
+    context.globalAlpha = 1;
+    context.fillStyle = scene.colours.text;
+    context.textAlign = "left";
+    context.fillText(text, left, y);
+  }
+}
+
+// state: {hover, click, pins: Set, path: {nodes, links} | null, incident(node) -> links}
+export function drawOverlay(context, scene, state) {
+  prepare(context, scene);
+  const lit = [];
+  for (const node of [state.hover, state.click]) if (node >= 0 && !lit.includes(node)) lit.push(node);
+  const links = new Set();
+  for (const node of lit) for (const link of state.incident(node)) links.add(link);
+  const pinned = [...state.pins];
+  for (const node of pinned) {
+    for (const link of state.incident(node)) {
+      const { s, t } = scene.payload.links;
+      if (state.pins.has(s[link]) && state.pins.has(t[link])) links.add(link);
+    }
+  }
+  if (state.path) for (const link of state.path.links) links.add(link);
+  if (!links.size && !lit.length && !pinned.length && !state.path) return;
+
+  context.save();
+  clipStage(context, scene);
+  enterStage(context, scene);
+  const strong = bundle(scene.payload, scene.place, links.size > 3000 ? [...links].slice(0, 3000) : [...links], scene.bundle.curved);
+  strokeBundles(context, strong, scene, [0.45, 0.7, 0.85, 0.95], 0.4);
+  context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
+  const ends = new Set();
+  for (const link of links) {
+    ends.add(scene.payload.links.s[link]);
+    ends.add(scene.payload.links.t[link]);
+  }
+  for (const node of [...lit, ...pinned, ...(state.path ? state.path.nodes : [])]) ends.add(node);
+  for (const node of ends) paintNode(context, scene, node, true);
+  for (const node of pinned) ring(context, scene, node, scene.colours.primary, 1.6, 3);
+  if (state.path) for (const node of state.path.nodes) ring(context, scene, node, scene.colours.primary, 1.6, 3);
+  if (state.hover >= 0) ring(context, scene, state.hover, scene.colours.text, 1.2, 3.5);
+  if (state.click >= 0) ring(context, scene, state.click, scene.colours.primary, 2.6, 4);
+  context.restore();
+  paintNames(context, scene, [...new Set([...lit.reverse(), ...(state.path ? state.path.nodes : []), ...pinned])]);
+}

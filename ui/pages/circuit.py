@@ -1,0 +1,255 @@
+"""One circuit: its attribution graph, the card of the chosen node, scores and origin."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import streamlit as st
+
+from atlas.circuit import KINDS
+from atlas.errors import NotFound
+from ui import cards, explain, markup, view
+from ui.canvas import contract
+from ui.canvas.component import bridge, canvas
+from ui.listing import circuit_name, circuit_table, when
+from ui.shared import asked, begin, get_atlas, guarded, heading, note, problem, remember, show
+
+SLOT = "circuit"
+NODES_LISTED = 100
+begin("Circuit")
+with guarded():
+    atlas = get_atlas()
+
+
+def choose_circuit() -> None:
+    """Without a circuit in the address: all of them, to pick from."""
+    left, right = st.columns([3, 1])
+    text = left.text_input("Filter by name or prompt", value=asked("text")).strip()
+    models = ["", *atlas.overview().models]
+    model = right.selectbox("Model", models, format_func=lambda m: m or "every model")
+    rows = atlas.circuits(text=text or None, model=model or None, limit=200)
+    if rows:
+        show(circuit_table(rows))
+    else:
+        note(
+            "No circuit fits."
+            if text or model
+            else "The atlas holds no circuit yet; run `atlas demo` or `atlas import PATH`."
+        )
+
+
+if not asked("circuit"):
+    with guarded():
+        choose_circuit()
+    st.stop()
+
+with guarded():
+    circuit_id = atlas.resolve(asked("circuit"))
+    detail = atlas.show(circuit_id)
+    circuit = atlas.load(circuit_id)
+    labels = atlas.node_labels(circuit_id)
+record = detail.record
+known = circuit.row_of_key
+
+
+@st.cache_resource(show_spinner="Drawing ...", max_entries=8)
+def payload(circuit_id: str, labels_digest: str, path: str) -> dict:
+    """Read-only; one per circuit, labels and path, so that reruns send nothing new to the browser."""
+    made = contract.single(circuit, labels, slot=SLOT, path=view.split_keys(path))
+    contract.check(made)
+    return made
+
+
+def current_view() -> view.View:
+    last = st.session_state.get("circuit_view")
+    now = view.from_address(circuit_id, asked("node"), asked("pins"), last, known, detail.pins)
+    st.session_state.circuit_view = now
+    return now
+
+
+def on_selection() -> None:
+    """The canvas chose: write the address. What came is checked, because it came from a browser."""
+    chosen = view.from_canvas(st.session_state.bridge.get("selection"), circuit_id, known)
+    if chosen is None:
+        return
+    st.session_state.circuit_view = chosen
+    remember(circuit=circuit_id, node=chosen.click, pins=view.address_pins(chosen, detail.pins), path=asked("path"))
+
+
+@st.fragment
+def chosen_card() -> None:
+    now = current_view()
+    bridge(SLOT, now.to_data(), "bridge", on_selection)
+    if not now.click:
+        return
+    row = known[now.click]
+    feature = circuit.feature_key(row)
+    if feature is None:
+        name = contract.node_names(circuit, labels)[row]
+        show(markup.tag("h2", markup.visible(name), cls="ca-head"))
+        note(
+            EXPLAINED.get(KINDS[circuit.nodes.kind[row]], "A component of the model; it has no label and no examples.")
+        )
+        return
+    try:
+        cards.brief(atlas.feature(feature))
+    except NotFound as error:
+        problem(error)
+
+
+EXPLAINED = {
+    "token": "An input token: its embedding is where the graph begins.",
+    "logit": "An output: one of the next tokens whose probability this circuit explains.",
+    "error": "What the transcoder of this layer misses at this position. Influence through it is not explained.",
+}
+
+targets = ", ".join(
+    f"{markup.visible(t.what)}" + (f" {t.probability:.0%}" if t.probability is not None else "")
+    for t in record.targets[:6]
+)
+show(
+    markup.tag("h2", circuit_name(detail), cls="ca-head"),
+    markup.prompt(circuit.tokens) if circuit.tokens else markup.tag("p", record.prompt),
+    markup.tag(
+        "p",
+        *(
+            markup.chip(piece)
+            for piece in (
+                f"answers: {targets}" if targets else "",
+                detail.model,
+                f"{len(circuit.nodes):,} nodes, {len(circuit.edges):,} edges",
+                f"replacement {markup.number(record.scores.replacement, 2)}"
+                if record.scores.replacement is not None
+                else "",
+                f"completeness {markup.number(record.scores.completeness, 2)}"
+                if record.scores.completeness is not None
+                else "",
+                f"verdict: {detail.verdict}",
+            )
+            if piece
+        ),
+        cls="ca-line",
+    ),
+)
+if asked("path"):
+    show(
+        markup.tag(
+            "p",
+            "A path is lit up. ",
+            markup.link("circuit", "Show the circuit without it", circuit=circuit_id),
+            cls="ca-line",
+        )
+    )
+with guarded():
+    digest = hashlib.sha256(json.dumps(sorted(labels.items())).encode()).hexdigest()
+    canvas(payload(circuit_id, digest, asked("path")), key="canvas")
+    chosen_card()
+
+
+def scores_tab() -> None:
+    left, right = st.columns([2, 3], gap="large")
+    with left:
+        show(
+            markup.table(
+                ["Score", "Full", "Pruned", "Claimed by the file"],
+                [[name, *(markup.number(v, 3) for v in values)] for name, *values in explain.score_rows(record.scores)],
+                numeric=[1, 2, 3],
+            )
+        )
+    with right:
+        for sentence in explain.score_sentences(record.scores, detail.verdict):
+            note(sentence)
+
+
+def origin_tab() -> None:
+    left, right = st.columns(2, gap="large")
+    with left:
+        heading("Targets")
+        show(
+            markup.table(
+                ["What", "Kind", "Read at", "Probability"],
+                [
+                    [
+                        markup.visible(t.what),
+                        t.kind,
+                        t.position if t.position >= 0 else "–",
+                        markup.number(t.probability),
+                    ]
+                    for t in record.targets
+                ],
+                numeric=[2, 3],
+            )
+        )
+        heading("Nodes")
+        show(markup.facts(sorted(detail.kinds.items())))
+        if detail.supernodes:
+            heading("Supernodes")
+            show(markup.table(["Name", "Nodes"], [[s.name, len(s.node_keys)] for s in detail.supernodes], numeric=[1]))
+    with right:
+        heading("Origin")
+        pairs = [*explain.origin(record, detail.created_by), ("Id", circuit_id), ("Added", when(detail.created_at))]
+        if detail.collections:
+            pairs.append(("Collections", ", ".join(detail.collections)))
+        show(markup.facts(pairs))
+        if detail.replicates:
+            heading("Other traces of the same question")
+            show(
+                *(
+                    markup.tag(
+                        "p",
+                        markup.link("circuit", other, circuit=other),
+                        " · ",
+                        markup.link("compare", "compare", a=circuit_id, b=other),
+                        cls="ca-line",
+                    )
+                    for other in detail.replicates
+                )
+            )
+
+
+@st.fragment
+def nodes_tab() -> None:
+    left, right = st.columns([3, 1])
+    text = left.text_input("Filter nodes by name, token or key", key="node_filter").strip().casefold()
+    present = ["", *sorted({KINDS[code] for code in circuit.nodes.kind.tolist()})]
+    kind = right.selectbox("Kind", present, format_func=lambda k: k or "every kind")
+    names, n = contract.node_names(circuit, labels), circuit.nodes
+    rows = [
+        row
+        for row, key in enumerate(circuit.keys)
+        if (not kind or KINDS[n.kind[row]] == kind)
+        and (not text or text in f"{names[row]} {circuit.node_tokens[row]} {key}".casefold())
+    ]
+    # strongest influence first, unknown last
+    rows.sort(key=lambda row: -float(n.influence[row]) if n.influence[row] == n.influence[row] else 1.0)
+    show(
+        markup.table(
+            ["Node", "Kind", "Layer", "At token", "Activation", "Influence", "Key"],
+            [
+                [
+                    markup.link("circuit", markup.visible(names[row]), circuit=circuit_id, node=circuit.keys[row]),
+                    KINDS[n.kind[row]],
+                    int(n.layer[row]),
+                    markup.visible(circuit.tokens[p]) if 0 <= (p := int(n.position[row])) < len(circuit.tokens) else p,
+                    *(
+                        markup.number(v if v == v else None)
+                        for v in (float(n.activation[row]), float(n.influence[row]))
+                    ),
+                    circuit.keys[row],
+                ]
+                for row in rows[:NODES_LISTED]
+            ],
+            numeric=[2, 4, 5],
+        )
+    )
+    note(f"{len(rows):,} nodes fit" + (f"; the first {NODES_LISTED} are listed." if len(rows) > NODES_LISTED else "."))
+
+
+scores, origin, nodes = st.tabs(["Scores", "Targets and origin", "Nodes as a table"])
+with scores:
+    scores_tab()
+with origin:
+    origin_tab()
+with nodes:
+    nodes_tab()

@@ -1,0 +1,87 @@
+"""Start the pages on this machine: a Streamlit server on 127.0.0.1 in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+import webbrowser
+from importlib.resources import files
+from pathlib import Path
+
+import streamlit  # noqa: F401  imported so that a missing extra is noticed here and not in the other process
+
+from atlas.errors import AtlasError, UsageError
+from atlas.settings import load_settings
+
+HOST = "127.0.0.1"
+USUAL_PORT = 8501
+START_SECONDS = 60
+_FLAGS = {
+    "server.address": HOST,
+    "server.headless": "true",
+    "server.fileWatcherType": "none",
+    "server.enableStaticServing": "false",
+    "browser.serverAddress": HOST,
+    "browser.gatherUsageStats": "false",
+    "client.toolbarMode": "minimal",
+    "client.showErrorDetails": "none",
+    "logger.level": "warning",
+    "theme.primaryColor": "#2f6fde",
+    "theme.baseFontSize": "15",
+}
+
+
+def launch(
+    port: int | None = None, open_browser: bool = True, home: str | Path | None = None
+) -> tuple[subprocess.Popen[bytes], str]:
+    """Start the pages and wait until they answer: (process, address). The caller ends the process.
+
+    `port` None takes 8501 when free, else any free one. The server writes its log to `ui.log` in the atlas home. Raises
+    UsageError when the port is taken and AtlasError when the server does not come up.
+    """
+    settings = load_settings(**({"home": Path(home)} if home else {}))
+    settings.home.mkdir(parents=True, exist_ok=True)
+    port = _port(port)
+    log = settings.home / "ui.log"
+    environment = {**os.environ, "ATLAS_HOME": str(settings.home)}
+    flags = [f"--{name}={value}" for name, value in {**_FLAGS, "server.port": str(port)}.items()]
+    command = [sys.executable, "-m", "streamlit", "run", str(files("ui") / "main.py"), *flags]
+    with log.open("ab") as output:
+        process = subprocess.Popen(
+            command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment, cwd=Path.cwd()
+        )
+    url = f"http://{HOST}:{port}"
+    deadline = time.monotonic() + START_SECONDS
+    while not _healthy(url):
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            process.wait()
+            raise AtlasError(f"The pages did not start on port {port}.", f"Read the end of {log}.")
+        time.sleep(0.1)
+    if open_browser:
+        webbrowser.open(url)
+    return process, url
+
+
+def _port(wanted: int | None) -> int:
+    for candidate in [wanted] if wanted else [USUAL_PORT, 0]:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((HOST, candidate))
+            except OSError:
+                continue
+            return int(probe.getsockname()[1])
+    raise UsageError(f"The port {wanted} is taken or not allowed.", "Choose another with --port.")
+
+
+def _healthy(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(f"{url}/_stcore/health", timeout=1) as answer:
+            return answer.status == 200
+    except OSError:
+        return False

@@ -1,0 +1,82 @@
+"""What every page needs: the one atlas of this server, errors in two sentences, the address."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+from collections.abc import Iterator
+
+import streamlit as st
+
+from atlas.api import Atlas
+from atlas.errors import AtlasError
+from atlas.settings import load_settings
+from ui import markup
+
+log = logging.getLogger(__name__)
+
+
+@st.cache_resource(show_spinner=False)
+def _open(home: str, catalog_url: str, graph_url: str) -> Atlas:
+    atlas = Atlas.open()
+    threading.Thread(target=_warm, args=(atlas,), daemon=True).start()
+    return atlas
+
+
+def _warm(atlas: Atlas) -> None:
+    """Start the graph server and load the encoder while the first reader still reads; failures show where they matter."""
+    with contextlib.suppress(AtlasError):
+        atlas.graph  # noqa: B018
+        atlas.encoder  # noqa: B018
+
+
+def get_atlas() -> Atlas:
+    """The atlas that the settings name, shared by all pages and readers of this server."""
+    settings = load_settings()
+    return _open(str(settings.home), settings.catalog_url, settings.graph_url)
+
+
+def show(*pieces: object) -> None:
+    """Write HTML pieces; text that is not `Safe` is escaped."""
+    st.html("".join(markup.esc(piece) for piece in pieces))
+
+
+def note(text: object) -> None:
+    show(markup.tag("p", text, cls="ca-note"))
+
+
+def heading(text: object) -> None:
+    show(markup.tag("h3", text, cls="ca-sub"))
+
+
+def problem(error: AtlasError) -> None:
+    hint = [markup.tag("p", error.hint)] if error.hint else []
+    show(markup.tag("div", markup.tag("p", error.message), *hint, cls="ca-alert", role="alert"))
+
+
+@contextlib.contextmanager
+def guarded() -> Iterator[None]:
+    """A failure that the reader can mend is shown as its two sentences and ends the page there."""
+    try:
+        yield
+    except AtlasError as error:
+        log.info("shown to the reader: %s", error)
+        problem(error)
+        st.stop()
+
+
+def begin(title: str) -> None:
+    """Style and heading of a page; `title` is a fixed text."""
+    st.html(markup.css())
+    st.title(title, anchor=False)
+
+
+def asked(name: str) -> str:
+    """One value of the address, '' when absent."""
+    return str(st.query_params.get(name, "")).strip()
+
+
+def remember(**values: str | None) -> None:
+    """Write the address so that reloading or sharing it shows the same; empty values are left out."""
+    st.query_params.from_dict({key: value for key, value in values.items() if value})
