@@ -196,9 +196,12 @@ def count(session: Session) -> int:
     return session.scalar(select(func.count(Label.feature.distinct()))) or 0
 
 
-def missing(session: Session, model_id: str | None = None, limit: int | None = None) -> list[str]:
-    """Keys of features that occur in circuits and have no label version, by key."""
-    has_label = select(Label.id).where(Label.feature == Occurrence.feature).exists()
+def missing(
+    session: Session, model_id: str | None = None, limit: int | None = None, method: str | None = None
+) -> list[str]:
+    """Keys of features that occur in circuits and have no label version (with `method`: none by that method), by key."""
+    of_feature = select(Label.id).where(Label.feature == Occurrence.feature)
+    has_label = (of_feature if method is None else of_feature.where(Label.method == method)).exists()
     query = select(Occurrence.feature).where(~has_label).distinct().order_by(Occurrence.feature)
     if model_id is not None:
         query = query.join(CircuitEntry, CircuitEntry.id == Occurrence.circuit_id)
