@@ -1,1 +1,77 @@
-"""Real servers for tests."""
+"""Fixtures of real graph servers: `embedded_home`, `neo4j_server` and, over both, `graph_settings`.
+
+Each test process starts a server at its first use and stops it, by its pid, at the end; between tests it is emptied.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from atlas.graph import GraphStore, embedded
+from atlas.settings import Settings
+from tests.servers.neo4j_server import Neo4jServer, jars
+
+
+@pytest.fixture(scope="session")
+def embedded_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A home whose embedded graph server runs until the end of the session."""
+    home = tmp_path_factory.mktemp("embedded")
+    embedded.start(Settings(home=home, embedded_idle_seconds=900, embedded_heap="512m"))
+    yield home
+    embedded.stop(home)
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def neo4j_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neo4jServer]:
+    """A real Neo4j, with url, user and password."""
+    folder = jars()
+    if folder is None:
+        message = (
+            "the Neo4j jars are not here: set ATLAS_NEO4J_JARS, or fill .cache/neo4j/lib (tests/servers/neo4j/pom.xml)"
+        )
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    home = tmp_path_factory.mktemp("neo4j")
+    server = Neo4jServer(folder, home)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(
+    params=[pytest.param("embedded", marks=pytest.mark.embedded), pytest.param("neo4j", marks=pytest.mark.neo4j)]
+)
+def graph_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of an empty graph, once on each server. `home` of the embedded one is shared by the whole session."""
+    if request.param == "embedded":
+        home = request.getfixturevalue("embedded_home")
+        settings = Settings(
+            home=home,
+            actor="tester",
+            catalog_url=f"sqlite:///{tmp_path / 'catalog.sqlite'}",
+            embedded_idle_seconds=900,
+            embedded_heap="512m",
+        )
+    else:
+        server = request.getfixturevalue("neo4j_server")
+        settings = Settings(
+            home=tmp_path / "home",
+            actor="tester",
+            graph_url=server.url,
+            graph_user=server.user,
+            graph_password=server.password,
+        )
+    store = GraphStore.connect(settings)
+    try:
+        store.clear()
+    finally:
+        store.close()
+    return settings

@@ -1,0 +1,139 @@
+"""The driver, held in one place: sessions, managed transactions with retries, and a new connection when the embedded server
+was stopped in between."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import neo4j
+from neo4j import exceptions as driver_errors
+
+from atlas.errors import StoreUnavailable
+from atlas.graph import cypher, embedded
+from atlas.graph.dialect import ArcadeDialect, Dialect, Neo4jDialect
+from atlas.graph.trouble import first_line, to_atlas_error, translated
+from atlas.settings import Settings
+
+T = TypeVar("T")
+WRITE_SECONDS = 900.0  # time limit of one write transaction, where the server knows such limits
+RACES = 5  # attempts of a transaction whose failure the dialect calls retryable
+
+
+class Connection:
+    """Raises StoreUnavailable from every method, in one sentence."""
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._reader: neo4j.Driver | None = None
+        self.connect()
+
+    def connect(self) -> None:
+        settings = self.settings
+        if settings.graph_url:
+            self.address, self.user = settings.graph_url, settings.graph_user
+            self.database: str | None = settings.graph_database or None
+            self.dialect: Dialect = Neo4jDialect()
+            password = settings.graph_password.get_secret_value()
+        else:
+            endpoint = embedded.start(settings)
+            self.address, self.user = endpoint.url, "root"
+            self.database = embedded.owner.DATABASE
+            self.dialect = ArcadeDialect(endpoint, self.database)
+            password = endpoint.root_password
+        with translated(self.address, self.user):
+            self.driver = self.open_driver(self.user, password)
+            try:
+                self.driver.verify_connectivity()
+                self.server = self._server_name()
+            except BaseException:
+                self.driver.close()
+                raise
+
+    def open_driver(self, user: str, password: str) -> neo4j.Driver:
+        return neo4j.GraphDatabase.driver(
+            self.address,
+            auth=(user, password),
+            connection_timeout=10.0,
+            connection_acquisition_timeout=60.0,
+            max_transaction_retry_time=30.0,
+            notifications_min_severity="OFF",
+            user_agent="circuit-atlas",
+        )
+
+    def _server_name(self) -> str:
+        agent = self.driver.get_server_info().agent
+        if "ArcadeDB" in agent:
+            name = "ArcadeDB " + agent.split("ArcadeDB", 1)[1].strip(" )")
+            if self.settings.graph_url:
+                raise StoreUnavailable(
+                    f"ATLAS_GRAPH_URL names an ArcadeDB server at {self.address}, which the atlas only runs itself.",
+                    "Leave ATLAS_GRAPH_URL empty for the embedded server, or name a Neo4j server.",
+                )
+            return f"{name} (embedded)"
+        rows = self.run(cypher.COMPONENTS)
+        versions = [row["versions"][0] for row in rows if row["name"] == "Neo4j Kernel"]
+        return f"Neo4j {versions[0] if versions else agent.removeprefix('Neo4j/')}"
+
+    @property
+    def reader(self) -> neo4j.Driver:
+        """Who runs untrusted Cypher."""
+        if self._reader is None:
+            self._reader = self.dialect.reader(self)
+        return self._reader
+
+    def session(self, **options: Any) -> neo4j.Session:
+        return self.driver.session(database=self.database, **options)
+
+    def run(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """One statement of ours in a transaction of its own (schema commands, counts)."""
+        with translated(self.address, self.user), self.session() as session:
+            return session.run(statement, parameters or {}).data()
+
+    def read(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
+        """Rows of one reading statement of ours, retried on passing trouble."""
+        return self._healed(
+            lambda: self._managed("execute_read", lambda tx: tx.run(statement, parameters or {}).data())
+        )
+
+    def write(self, work: Callable[[neo4j.ManagedTransaction], T]) -> T:
+        """`work` in one transaction; it may run several times, so it must depend on nothing but the server's state."""
+        return self._healed(lambda: self._managed("execute_write", work))
+
+    def _managed(self, how: str, work: Callable[[neo4j.ManagedTransaction], T]) -> T:
+        timed = neo4j.unit_of_work(timeout=WRITE_SECONDS)(work)
+        for attempt in range(RACES):
+            try:
+                with self.session() as session:
+                    return getattr(session, how)(timed)
+            except (driver_errors.Neo4jError, driver_errors.DriverError) as error:
+                if attempt == RACES - 1 or not self.dialect.retryable(error):
+                    raise
+                time.sleep(0.05 * 2**attempt)
+        raise AssertionError("unreachable")
+
+    def _healed(self, call: Callable[[], T]) -> T:
+        """`call`, once more on a new connection when the embedded server was stopped meanwhile."""
+        with translated(self.address, self.user):
+            try:
+                return call()
+            except (driver_errors.ServiceUnavailable, driver_errors.SessionExpired, driver_errors.AuthError) as error:
+                if self.settings.graph_url:
+                    raise
+                try:
+                    self.close()
+                    self.connect()
+                except StoreUnavailable as again:
+                    raise again from error
+        with translated(self.address, self.user):
+            return call()
+
+    def close(self) -> None:
+        if self._reader is not None and self._reader is not self.driver:
+            self._reader.close()
+        self._reader = None
+        self.driver.close()
+
+
+__all__ = ["Connection", "first_line", "to_atlas_error"]

@@ -1,0 +1,197 @@
+"""Putting a circuit into the graph and taking it out again: exactly once, resumable, reversible.
+
+The Circuit node carries two counters: `loaded`, how many rows of its structure are in, and `aggregated`, how many rows of
+what it adds to shared records (Feature.circuits, INFLUENCES) are in. A counter moves in the same transaction as its rows,
+so that after a kill at any moment the next run goes on behind the last row that is in, forwards or backwards. `status` is
+`loading`, then `ready` as the last write of a load; `deleting` from the first write of a deletion until the node is gone.
+Up to SINGLE_TRANSACTION_EDGES all of a load is one transaction; above, every batch is one.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+from typing import Any
+
+import neo4j
+
+from atlas.errors import StoreUnavailable
+from atlas.graph import cypher
+from atlas.graph.connection import Connection
+from atlas.graph.influences import pooled
+from atlas.graph.projection import Batch, CircuitProjection, Step, batches, total
+
+SINGLE_TRANSACTION_EDGES = 200_000
+BATCH_ROWS = {
+    "nodes": 2_000,
+    "attributes": 5_000,
+    "features": 1_000,
+    "components": 1_000,
+    "counts": 5_000,
+    "influences": 2_500,
+}
+DELETE_NODES = 500
+
+
+def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
+    """Returns when the circuit is ready and its share of the aggregates is complete."""
+    steps, aggregates = projection.steps, projection.aggregates
+    target = total(aggregates) if projection.counted else 0
+    if len(projection.circuit.edges) <= SINGLE_TRANSACTION_EDGES:
+
+        def whole(tx: neo4j.ManagedTransaction) -> bool:
+            progress = _begin(tx, projection.id)
+            if progress["status"] == "deleting":
+                return False
+            for batch in batches(steps, BATCH_ROWS, progress["loaded"], total(steps)):
+                _put(tx, projection, batch)
+            _move(tx, projection, aggregates, progress["aggregated"], target)
+            tx.run(cypher.SET_LOADED, {"id": projection.id, "to": total(steps)}).consume()
+            _finish(tx, projection)
+            return True
+
+        if not connection.write(whole):
+            delete_circuit(connection, projection.id, projection)
+            if not connection.write(whole):
+                raise StoreUnavailable(
+                    f"The circuit {projection.id} is being deleted by another process.", "Try again."
+                )
+        return
+    _put_in_pieces(connection, projection, target)
+
+
+def _put_in_pieces(connection: Connection, projection: CircuitProjection, target: int) -> None:
+    progress = connection.write(lambda tx: _begin(tx, projection.id))
+    if progress["status"] == "deleting":
+        delete_circuit(connection, projection.id, projection)
+        progress = connection.write(lambda tx: _begin(tx, projection.id))
+    for batch in batches(projection.steps, BATCH_ROWS, progress["loaded"], total(projection.steps)):
+
+        def load(tx: neo4j.ManagedTransaction, batch: Batch = batch) -> None:
+            if _lock(tx, projection.id)["loaded"] == batch.begin:
+                _put(tx, projection, batch)
+                tx.run(cypher.SET_LOADED, {"id": projection.id, "to": batch.end}).consume()
+
+        connection.write(load)
+    _move_in_pieces(connection, projection.id, _pool_of(projection), projection.aggregates, target)
+    connection.write(lambda tx: _finish(tx, projection))
+
+
+def delete_circuit(connection: Connection, circuit_id: str, projection: CircuitProjection | None) -> None:
+    """Takes back what the circuit added to the aggregates, then removes it. Nothing happens when it is not there.
+
+    Without `projection` what it added is read back from its own edges in the graph.
+    """
+
+    def begin(tx: neo4j.ManagedTransaction) -> dict[str, Any] | None:
+        progress = _lock(tx, circuit_id)
+        if progress is not None:
+            tx.run(cypher.SET_STATUS, {"id": circuit_id, "status": "deleting"}).consume()
+            tx.run(cypher.DELETE_SUPERNODES, {"id": circuit_id}).consume()
+        return progress
+
+    progress = connection.write(begin)
+    if progress is None:
+        return
+    aggregates: list[Step] = []
+    if progress["aggregated"]:
+        aggregates = projection.aggregates if projection is not None else _read_back(connection, circuit_id)
+        _move_in_pieces(connection, circuit_id, (progress["method"], progress["unit"]), aggregates, 0)
+    features = [row["key"] for row in connection.read(cypher.FEATURES_OF_CIRCUIT, {"id": circuit_id})]
+    components = [row["key"] for row in connection.read(cypher.COMPONENTS_OF_CIRCUIT, {"id": circuit_id})]
+    while True:
+        rows = connection.write(
+            lambda tx: tx.run(cypher.DELETE_NODES, {"id": circuit_id, "limit": DELETE_NODES}).data()
+        )
+        if rows[0]["deleted"] < DELETE_NODES:
+            break
+
+    def end(tx: neo4j.ManagedTransaction) -> None:
+        for statement, keys in (
+            (cypher.DELETE_UNUSED_FEATURES, features),
+            (cypher.DELETE_UNUSED_COMPONENTS, components),
+        ):
+            if keys:
+                tx.run(statement, {"rows": keys}).consume()
+        tx.run(cypher.DELETE_CIRCUIT, {"id": circuit_id}).consume()
+
+    connection.write(end)
+
+
+def _begin(tx: neo4j.ManagedTransaction, circuit_id: str) -> dict[str, Any]:
+    tx.run(cypher.MAKE_CIRCUIT, {"id": circuit_id, "writer": uuid.uuid4().hex}).consume()
+    return tx.run(cypher.CIRCUIT_PROGRESS, {"id": circuit_id}).single(strict=True).data()
+
+
+def _lock(tx: neo4j.ManagedTransaction, circuit_id: str) -> dict[str, Any] | None:
+    """Progress, read after a write to the node has locked it (or will make one of two writers fail and start over)."""
+    tx.run(cypher.LOCK_CIRCUIT, {"id": circuit_id, "writer": uuid.uuid4().hex}).consume()
+    record = tx.run(cypher.CIRCUIT_PROGRESS, {"id": circuit_id}).single()
+    return record.data() if record else None
+
+
+def _put(tx: neo4j.ManagedTransaction, projection: CircuitProjection, batch: Batch) -> None:
+    parameters = {"rows": batch.rows, "id": projection.id, "prefix": projection.id + "/"}
+    tx.run(cypher.PUT[batch.name], parameters).consume()
+
+
+def _finish(tx: neo4j.ManagedTransaction, projection: CircuitProjection) -> None:
+    tx.run(cypher.DELETE_SUPERNODES, {"id": projection.id}).consume()
+    if projection.supernode_rows:
+        tx.run(cypher.PUT_SUPERNODES, {"id": projection.id, "rows": projection.supernode_rows}).consume()
+    properties = projection.properties | {"counted": projection.counted}
+    tx.run(cypher.SET_CIRCUIT, {"id": projection.id, "properties": properties}).consume()
+    tx.run(cypher.SET_STATUS, {"id": projection.id, "status": projection.status}).consume()
+
+
+def _move(
+    tx: neo4j.ManagedTransaction, projection: CircuitProjection, aggregates: list[Step], begin: int, target: int
+) -> None:
+    for forwards, batch in moves(aggregates, begin, target):
+        _apply(tx, _pool_of(projection), batch, forwards)
+    tx.run(cypher.SET_AGGREGATED, {"id": projection.id, "to": target}).consume()
+
+
+def _move_in_pieces(
+    connection: Connection, circuit_id: str, pool: tuple[str, str], aggregates: list[Step], target: int
+) -> None:
+    progress = connection.write(lambda tx: _lock(tx, circuit_id))
+    if progress is None:
+        return
+    for forwards, batch in moves(aggregates, progress["aggregated"], target):
+        begin, end = (batch.begin, batch.end) if forwards else (batch.end, batch.begin)
+
+        def step(tx: neo4j.ManagedTransaction, batch=batch, forwards=forwards, begin=begin, end=end) -> None:
+            now = _lock(tx, circuit_id)
+            if now is not None and now["aggregated"] == begin:
+                _apply(tx, pool, batch, forwards)
+                tx.run(cypher.SET_AGGREGATED, {"id": circuit_id, "to": end}).consume()
+
+        connection.write(step)
+
+
+def moves(aggregates: list[Step], begin: int, target: int) -> Iterable[tuple[bool, Batch]]:
+    """The batches that bring the aggregates from `begin` rows to `target` rows: (forwards, batch)."""
+    if begin <= target:
+        return [(True, batch) for batch in batches(aggregates, BATCH_ROWS, begin, target)]
+    return [(False, batch) for batch in reversed(list(batches(aggregates, BATCH_ROWS, target, begin)))]
+
+
+def _apply(tx: neo4j.ManagedTransaction, pool: tuple[str, str], batch: Batch, forwards: bool) -> None:
+    parameters = {"rows": batch.rows, "method": pool[0], "unit": pool[1]}
+    for statement in (cypher.PUT[batch.name],) if forwards else cypher.TAKE[batch.name]:
+        tx.run(statement, parameters).consume()
+
+
+def _pool_of(projection: CircuitProjection) -> tuple[str, str]:
+    method = projection.circuit.record.method
+    return method.name, method.weight_unit
+
+
+def _read_back(connection: Connection, circuit_id: str) -> list[Step]:
+    """The aggregates of a circuit from its own nodes and edges: the same rows as `CircuitProjection.aggregates`."""
+    features = [row["key"] for row in connection.read(cypher.FEATURES_OF_CIRCUIT, {"id": circuit_id})]
+    edges = connection.read(cypher.INFLUENCES_OF_CIRCUIT, {"id": circuit_id})
+    pairs = [(edge["source"], edge["target"]) for edge in edges]
+    rows = pooled(pairs, [edge["share"] for edge in edges], [edge["weight"] for edge in edges])
+    return [Step("counts", sorted(features)), Step("influences", rows)]

@@ -1,0 +1,239 @@
+"""GraphStore: the only way into the graph. One class, the same statements on Neo4j and on the embedded server."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from atlas.circuit import parse_feature_key
+from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
+from atlas.graph import cypher, loading
+from atlas.graph.connection import Connection
+from atlas.graph.projection import CircuitProjection
+from atlas.graph.reading import run_untrusted
+from atlas.records import CypherResult
+from atlas.settings import Settings
+
+FEATURE_BATCH = 500
+CLEAR_BATCH = 10_000
+_WARMING_VECTORS = 200  # bulk writes of more vectors than this are followed by one query that builds the index
+
+
+@dataclass(frozen=True)
+class FeatureRow:
+    """What the graph holds of a labelled feature."""
+
+    key: str
+    label: str
+    label_score: float | None = None
+    embedding: list[float] | None = None
+
+
+class GraphStore:
+    """Every method raises StoreUnavailable, in one sentence, when the server cannot do it."""
+
+    def __init__(self, connection: Connection, dimension: int | None, encoder: str | None) -> None:
+        self._connection = connection
+        self.dimension, self.encoder = dimension, encoder
+
+    @classmethod
+    def connect(cls, settings: Settings, *, dimension: int | None = None, encoder: str | None = None) -> GraphStore:
+        """Connects to `settings.graph_url`, or to the embedded server of `settings.home`, which is started if need be.
+
+        `dimension` and `encoder` describe the label embeddings; None = no embeddings are written or searched.
+        """
+        return cls(Connection(settings), dimension, encoder)
+
+    @property
+    def server(self) -> str:
+        return self._connection.server
+
+    @property
+    def address(self) -> str:
+        return self._connection.address
+
+    def ensure_schema(self) -> None:
+        """Constraints, indexes and the (:Meta) node that says how the projection was made. Cheap when all is there.
+
+        Raises SchemaMismatch when the projection was made by another version or with another encoder, StoreUnavailable
+        when the server holds somebody else's data.
+        """
+        found = self._connection.read(cypher.META)
+        if found:
+            meta = found[0]
+            self._check(meta)
+            if self.dimension is None or meta["dimension"] is not None:
+                return
+        elif self._connection.read(cypher.ANY_NODE):
+            raise StoreUnavailable(
+                f"The graph database at {self.address} holds other data, so the atlas does not touch it.",
+                "Name an empty database in ATLAS_GRAPH_URL or ATLAS_GRAPH_DATABASE.",
+            )
+        for statement in cypher.CONSTRAINTS:
+            self._connection.run(statement)
+        self._connection.dialect.create_search_indexes(self._connection, self.dimension)
+        meta = {
+            "schema": cypher.SCHEMA_VERSION,
+            "encoder": self.encoder,
+            "dimension": self.dimension,
+            "now": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+        self._connection.write(lambda tx: tx.run(cypher.PUT_META, meta).consume())
+
+    def _check(self, meta: dict[str, Any]) -> None:
+        made = None
+        if meta["schema"] != cypher.SCHEMA_VERSION:
+            made = (
+                f"by version {meta['schema']} of the graph schema, this program writes version {cypher.SCHEMA_VERSION}"
+            )
+        elif None not in (self.dimension, meta["dimension"]) and (meta["encoder"], meta["dimension"]) != (
+            self.encoder,
+            self.dimension,
+        ):
+            made = (
+                f"with the encoder {meta['encoder']} ({meta['dimension']} numbers), "
+                f"this program uses {self.encoder} ({self.dimension})"
+            )
+        if made:
+            raise SchemaMismatch(
+                f"The graph projection at {self.address} was made {made}.", "Run `atlas rebuild` to make it again."
+            )
+
+    def put_circuit(self, projection: CircuitProjection) -> None:
+        """Loads or updates a circuit; again and again is fine. Returns when its INFLUENCES are complete."""
+        loading.put_circuit(self._connection, projection)
+
+    def delete_circuit(self, circuit_id: str, projection: CircuitProjection | None = None) -> None:
+        """Takes a circuit out, also one that is half loaded or half deleted; its aggregates are taken back exactly."""
+        loading.delete_circuit(self._connection, circuit_id, projection)
+
+    def circuit_ids(self) -> dict[str, str]:
+        """Status (`loading`, `ready`, `deleting`) by circuit id."""
+        return {row["id"]: row["status"] for row in self._connection.read(cypher.CIRCUIT_STATUSES)}
+
+    def put_features(self, rows: Iterable[FeatureRow]) -> None:
+        """Labels and embeddings of features; missing Feature nodes are made. Raises InputRejected on a bad embedding."""
+        rows = list(rows)
+        vectors = 0
+        for begin in range(0, len(rows), FEATURE_BATCH):
+            some = rows[begin : begin + FEATURE_BATCH]
+            labels = [self._label_row(row) for row in some]
+            embeddings = [{"key": r.key, "embedding": self._vector(r)} for r in some if r.embedding is not None]
+            dropped = [row.key for row in some if row.embedding is None]
+            vectors += len(embeddings)
+
+            def write(tx, labels=labels, embeddings=embeddings, dropped=dropped) -> None:
+                tx.run(cypher.PUT_FEATURES, {"rows": labels}).consume()
+                if embeddings:
+                    tx.run(cypher.PUT_EMBEDDINGS, {"rows": embeddings}).consume()
+                if dropped:
+                    tx.run(cypher.DROP_EMBEDDINGS, {"rows": dropped}).consume()
+
+            self._connection.write(write)
+        if vectors > _WARMING_VECTORS and self.dimension:
+            # One server builds its vector index at the first query (16 s for 20,000 vectors): not at a user's.
+            self.nearest([1.0] + [0.0] * (self.dimension - 1), 1)
+
+    @staticmethod
+    def _label_row(row: FeatureRow) -> dict[str, Any]:
+        model, transcoders, layer, index = parse_feature_key(row.key)
+        return {
+            "key": row.key,
+            "model": model,
+            "set": transcoders,
+            "layer": layer,
+            "idx": index,
+            "label": row.label,
+            "label_score": row.label_score,
+        }
+
+    def _vector(self, row: FeatureRow) -> list[float]:
+        # One server refuses a vector of the wrong length, the other keeps it and never finds it.
+        values = [float(value) for value in row.embedding or []]
+        if len(values) != self.dimension or not all(map(math.isfinite, values)) or not any(values):
+            raise InputRejected(
+                f"The embedding of {row.key} is not {self.dimension} finite numbers.", "Use the encoder of this atlas."
+            )
+        return values
+
+    def put_concept(self, name: str, author: str, feature_keys: list[str]) -> None:
+        """Makes or replaces a concept; keys of features that no circuit or label brought are left out."""
+        parameters = {"key": name, "name": name, "author": author, "features": feature_keys}
+        self._replace(cypher.DELETE_CONCEPT, cypher.PUT_CONCEPT, parameters)
+
+    def delete_concept(self, name: str) -> None:
+        self._connection.write(lambda tx: tx.run(cypher.DELETE_CONCEPT, {"key": name}).consume())
+
+    def put_collection(self, name: str, author: str, circuit_ids: list[str]) -> None:
+        """Makes or replaces a collection."""
+        parameters = {"name": name, "author": author, "circuits": circuit_ids}
+        self._replace(cypher.DELETE_COLLECTION, cypher.PUT_COLLECTION, parameters)
+
+    def _replace(self, delete: str, put: str, parameters: dict[str, Any]) -> None:
+        def write(tx) -> None:
+            tx.run(delete, parameters).consume()
+            tx.run(put, parameters).consume()
+
+        self._connection.write(write)
+
+    def clear(self, progress: Callable[[str, int], None] | None = None) -> None:
+        """Removes everything of ours, the vector index and the (:Meta) node last; `progress(what, deleted)`."""
+        for statements in (cypher.CLEAR_RELATIONSHIPS, cypher.CLEAR_NODES):
+            for name, statement in statements.items():
+                if name != "Meta":
+                    self._clear(name, statement, progress)
+        self._connection.dialect.drop_vector_index(self._connection)
+        self._connection.write(lambda tx: tx.run(cypher.DELETE_META).consume())
+
+    def _clear(self, name: str, statement: str, progress: Callable[[str, int], None] | None) -> None:
+        deleted, limit = 0, {"limit": CLEAR_BATCH}
+        while True:
+            count = self._connection.write(lambda tx: tx.run(statement, limit).data())[0]["deleted"]
+            deleted += count
+            if progress is not None and count:
+                progress(name, deleted)
+            if count < CLEAR_BATCH:
+                return
+
+    def nearest(self, embedding: list[float], k: int) -> list[tuple[str, float]]:
+        """The k features whose labels mean most alike, with (1 + cosine) / 2. Empty when no embeddings are kept."""
+        if self.dimension is None or k <= 0:
+            return []
+        rows = self._connection.read(cypher.NEAREST, {"embedding": [float(x) for x in embedding], "k": k})
+        return [(row["key"], row["score"]) for row in rows]
+
+    def full_text(self, text: str, k: int) -> list[tuple[str, float]]:
+        """At most k features whose label has every word of `text`, best first; compare scores within one answer only."""
+        words = search_words(text)
+        if not words or k <= 0:
+            return []
+        rows = self._connection.read(cypher.FULL_TEXT, {"text": " AND ".join(f'"{word}"' for word in words), "k": k})
+        return [(row["key"], row["score"]) for row in rows]
+
+    def features(self, keys: list[str]) -> dict[str, dict[str, Any]]:
+        """{label, label_score, circuits, layer, model} by key; unknown keys are left out."""
+        return {row.pop("key"): row for row in self._connection.read(cypher.FEATURES, {"keys": list(keys)})}
+
+    def influences(self, key: str, limit: int = 20) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """(inputs, outputs) of a feature, strongest first by mean share times circuits; see influences.py for the columns."""
+        parameters = {"key": key, "limit": limit}
+        return self._connection.read(cypher.INPUTS, parameters), self._connection.read(cypher.OUTPUTS, parameters)
+
+    def read(self, query: str, params: dict[str, Any] | None = None, *, limit: int, timeout: float) -> CypherResult:
+        """Untrusted Cypher: a pure read or an allowed procedure, at most `limit` rows, at most `timeout` seconds.
+
+        Raises QueryRefused for anything else (the same on every server) and QueryFailed for an error or a limit.
+        """
+        return run_untrusted(self._connection, query, params or {}, limit=limit, timeout=timeout)
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+def search_words(text: str) -> list[str]:
+    """The words of a user's text, lower case; nothing else reaches the full-text query language."""
+    return re.findall(r"\w+", text.lower())
