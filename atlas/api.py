@@ -133,9 +133,12 @@ class Atlas:
         """Keep a circuit. One that is there already gains the annotations and the collection it does not have yet.
 
         Labels among the annotations become versions with the method `graph file`.
-        Raises InputRejected when its model or set has a folder for a name, UsageError for a blank collection.
+        Raises InputRejected when its model or set has a folder for a name or two of its nodes are one, UsageError for a
+        blank collection.
         """
         brought = annotations or Annotations()
+        group = collections.checked(collection) if collection is not None else None
+        circuits.check(circuit)
         blob = to_bytes(circuit)
         sorted_labels = notes.sort_labels(circuit, brought)
         fresh, vectors, record = self._embed(sorted_labels.feature_labels)
@@ -149,8 +152,8 @@ class Atlas:
             keys = label_store.put(session, fresh, vectors, record)
             if keys:
                 announced.append(outbox.announce(session, "features", keys=keys))
-            if collection is not None and collections.put(session, collection, circuit.id):
-                announced.append(outbox.announce(session, "collection", collection.strip()))
+            if group is not None and collections.put(session, group, circuit.id):
+                announced.append(outbox.announce(session, "collection", group))
             return already, announced
 
         already, announced = self.catalog.write(self.actor, work)
@@ -302,13 +305,19 @@ class Atlas:
         """A feature with its label versions, examples, occurrences and neighbours. Raises NotFound."""
         with self.catalog.read() as session:
             detail = details.feature_detail(session, key)
-        return details.with_influences(detail, *self.graph.influences(key))
+        inputs, outputs = self.graph.influences(key)
+        return detail.model_copy(update={"inputs": details.influences(inputs), "outputs": details.influences(outputs)})
 
-    def features_without_label(self, model: str | None = None, limit: int | None = None) -> list[str]:
-        """Keys of features that occur in circuits and have no label version. Raises NotFound for an unknown model."""
+    def features_without_label(
+        self, model: str | None = None, limit: int | None = None, method: str | None = None
+    ) -> list[str]:
+        """Keys of features that occur in circuits and have no label version, or none by `method`.
+
+        Raises NotFound for an unknown model.
+        """
         with self.catalog.read() as session:
             model_id = models.model_id(session, model) if model is not None else None
-            return label_store.missing(session, model_id, limit)
+            return label_store.missing(session, model_id, limit, method)
 
     def concepts(self) -> list[ConceptRow]:
         """All concepts, by name."""

@@ -13,9 +13,9 @@ from sqlalchemy.orm import Session, undefer
 from atlas.catalog import audit, collections, models
 from atlas.catalog.tables import CircuitEntry, ModelRow, Occurrence, SetRow
 from atlas.catalog.values import chunks, clean, finite, now
-from atlas.circuit import KIND, Circuit
+from atlas.circuit import KIND, Circuit, duplicate_identities
 from atlas.circuit_file import SCHEMA_VERSION, to_bytes
-from atlas.errors import Ambiguous, NotFound, UsageError
+from atlas.errors import Ambiguous, InputRejected, NotFound, UsageError
 from atlas.records import CircuitRow, Table
 
 UNTESTED = "untested"
@@ -26,6 +26,18 @@ def replicate_group(circuit: Circuit) -> str:
     r = circuit.record
     parts = [circuit.prompt_key, r.model.name, r.transcoders.name, r.method.name, r.method.weight_unit]
     return hashlib.sha256("\x1f".join(parts).encode()).hexdigest()[:32]
+
+
+def check(circuit: Circuit) -> None:
+    """Raises InputRejected for what no store could keep: a folder as a name, two nodes of one identity."""
+    models.check_name(circuit.record.model.name, "model")
+    models.check_name(circuit.record.transcoders.name, "transcoder set")
+    twice = np.flatnonzero(duplicate_identities(circuit.nodes))
+    if len(twice):
+        raise InputRejected(
+            f"The circuit {circuit.record.name!r} has two nodes {circuit.keys[int(twice[0])]}.",
+            "A node is identified by kind, site, layer, position and index; merge or drop the double ones.",
+        )
 
 
 def exists(session: Session, circuit_id: str) -> bool:

@@ -11,11 +11,15 @@ from atlas.catalog.values import chunks, clean, now
 from atlas.errors import NotFound, UsageError
 
 
-def put(session: Session, name: str, circuit_id: str) -> bool:
-    """Put a circuit into a collection, made if missing. True when something changed. Raises UsageError for a blank name."""
-    name = clean(name.strip())
-    if not name:
+def checked(name: str) -> str:
+    """The name as it is stored. Raises UsageError when it is blank."""
+    if not name.strip():
         raise UsageError("The collection has no name.", "Pass a name that is not blank.")
+    return clean(name.strip())
+
+
+def put(session: Session, name: str, circuit_id: str) -> bool:
+    """Put a circuit into a collection (`checked` name), made if missing. True when something changed."""
     if session.get(CollectionRow, name) is None:
         session.add(CollectionRow(name=name, author=audit.actor(session), created_at=now()))
         session.flush()

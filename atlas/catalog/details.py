@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from sqlalchemy.orm import Session
 
@@ -103,10 +105,6 @@ def feature_detail(session: Session, key: str) -> FeatureDetail:
     )
 
 
-def with_influences(detail: FeatureDetail, inputs: list[dict], outputs: list[dict]) -> FeatureDetail:
-    return detail.model_copy(
-        update={
-            "inputs": [Influence.model_validate(row) for row in inputs],
-            "outputs": [Influence.model_validate(row) for row in outputs],
-        }
-    )
+def influences(rows: list[dict[str, Any]]) -> list[Influence]:
+    """From the graph store's rows, which know more (method, unit)."""
+    return [Influence(**{name: row[name] for name in Influence.model_fields}) for row in rows]

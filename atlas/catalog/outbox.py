@@ -38,9 +38,9 @@ def last(session: Session) -> int:
     return session.scalar(select(func.max(OutboxEntry.seq))) or 0
 
 
-def rebuilding(session: Session) -> bool:
-    """True while a rebuild is announced and not finished."""
-    return session.scalar(select(OutboxEntry.seq).where(OutboxEntry.action == "rebuild").limit(1)) is not None
+def last_rebuild(session: Session) -> int:
+    """The number of the last announced rebuild, 0 for none. What was announced before it is part of it."""
+    return session.scalar(select(func.max(OutboxEntry.seq)).where(OutboxEntry.action == "rebuild")) or 0
 
 
 def is_pending(session: Session, circuit_id: str) -> bool:
@@ -66,6 +66,10 @@ def failed(session: Session, number: int, error: str) -> None:
 
 
 def rebuild_began(session: Session, number: int) -> None:
-    """The graph has been cleared for rebuild `number`: what was announced before it is part of the rebuild now."""
-    session.execute(delete(OutboxEntry).where(OutboxEntry.seq < number))
+    """The graph has been cleared for rebuild `number`: after a kill it goes on from there."""
     session.execute(update(OutboxEntry).where(OutboxEntry.seq == number).values(detail={"cleared": True}))
+
+
+def rebuild_done(session: Session, number: int) -> None:
+    """Also done with all that was announced before it."""
+    session.execute(delete(OutboxEntry).where(OutboxEntry.seq <= number))

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sqlalchemy.orm import Session
 
 from atlas.catalog import annotations, circuits, collections, concepts, labels, outbox
@@ -103,10 +104,10 @@ class Projector:
     def _apply_all(self, own: Sequence[int], progress: Progress | None) -> dict[int, Exception]:
         with self.catalog.read() as session:
             until = outbox.last(session)  # what comes later is for its writer: a busy importer must not keep us here
-            rebuilding = outbox.rebuilding(session)
-        self._connect(check=not rebuilding)
+            rebuild = outbox.last_rebuild(session)
+        self._connect(check=not rebuild)
         failures: dict[int, Exception] = {}
-        number = 0
+        number = max(rebuild - 1, 0)
         while True:
             with self.catalog.read() as session:
                 entry = outbox.following(session, number, until)
@@ -167,17 +168,30 @@ class Projector:
         from atlas.graph.store import FeatureRow
 
         dimension = self._encoder.dimension if self._encoder else None
-        fits = label.embedding is not None and len(label.embedding) == dimension
-        vector = label.embedding.tolist() if fits and label.embedding is not None else None
+        vector = None
+        if label.embedding is not None and len(label.embedding) == dimension:
+            usable = np.isfinite(label.embedding).all() and label.embedding.any()
+            vector = label.embedding.tolist() if usable else None
         return FeatureRow(key=label.feature, label=label.text, label_score=label.score, embedding=vector)
+
+    @staticmethod
+    def _bare_row(key: str) -> FeatureRow:
+        from atlas.graph.store import FeatureRow
+
+        return FeatureRow(key=key, label=None)  # type: ignore[arg-type]
 
     def _put_concept(self, name: str) -> None:
         with self.catalog.read() as session:
             concept = concepts.get(session, name)
         if concept is None:
             self._connect().delete_concept(name)
-        else:
-            self._connect().put_concept(concept.name, concept.author, concept.features)
+            return
+        with self.catalog.read() as session:
+            elsewhere = circuits.known_features(session, concept.features) | labels.labelled(session, concept.features)
+        alone = [key for key in concept.features if key not in elsewhere]
+        store = self._connect()
+        store.put_features([self._bare_row(key) for key in alone])  # their circuits are gone, the concept keeps them
+        store.put_concept(concept.name, concept.author, concept.features)
 
     def _put_collection(self, name: str) -> None:
         with self.catalog.read() as session:
@@ -193,7 +207,7 @@ class Projector:
             store.clear()
             store.ensure_schema()
             self._checked = True
-            self._write(lambda session: outbox.rebuild_began(session, entry.seq))
+            self._write(partial(outbox.rebuild_began, number=entry.seq))
         store = self._connect()
         ready = {circuit for circuit, status in store.circuit_ids().items() if status == "ready"}
         with self.catalog.read() as session:
@@ -215,6 +229,7 @@ class Projector:
             self._put_concept(name)
         for name in groups:
             self._put_collection(name)
+        self._write(partial(outbox.rebuild_done, number=entry.seq))
         report(total, total, "")
 
     def _put_or_postpone(self, circuit_id: str) -> None:
