@@ -8,5 +8,7 @@ write_graphml(circuit, ...) -> bytes
 
 from ingest.formats.files import find_files
 from ingest.formats.read import ImportedGraph, read_graph
+from ingest.formats.write_graphml import write_graphml
+from ingest.formats.write_neuronpedia import write_neuronpedia
 
-__all__ = ["ImportedGraph", "find_files", "read_graph"]
+__all__ = ["ImportedGraph", "find_files", "read_graph", "write_graphml", "write_neuronpedia"]

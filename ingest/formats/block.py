@@ -25,8 +25,10 @@ VERSION = 1
 _NODE_KEY = re.compile(r"([a-z]+)(?:\.([a-z]+))?/(-?\d{1,10})/(-?\d{1,10})/(-?\d{1,19})", re.ASCII)
 _TYPES = {
     ("feature", ""): "cross layer transcoder",
+    ("feature", "mlp"): "cross layer transcoder",
     ("feature", "attn"): "lorsa",
     ("error", ""): "mlp reconstruction error",
+    ("error", "mlp"): "mlp reconstruction error",
     ("error", "attn"): "lorsa error",
     ("token", ""): "embedding",
     ("logit", ""): "logit",

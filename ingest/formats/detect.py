@@ -6,6 +6,7 @@ import re
 
 from atlas.errors import InputRejected
 from ingest.formats import anthropic, circuit_tracer, circuit_tracer_0, neuronpedia, neuronpedia_ui, openmoss
+from ingest.formats.block import KEY
 from ingest.formats.dialect import Dialect
 from ingest.formats.document import Document, section, text
 
@@ -17,6 +18,8 @@ _SAMPLE = 2000
 def detect(document: Document) -> Dialect:
     """The dialect by evidence from the whole file. Raises InputRejected for dialects known but not read yet."""
     metadata, nodes = document.metadata, document.nodes[:_SAMPLE]
+    if section(metadata.get(KEY)):
+        return neuronpedia.DIALECT  # our own export
     types = {text(node.get("feature_type")).lower() for node in nodes}
     if any(_LLAMASCOPIUM_ID.match(node["node_id"]) for node in nodes) or "qk_only_nodes" in document.top:
         raise _not_yet(document, "llamascopium (CRM) backend")

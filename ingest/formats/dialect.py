@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from atlas.circuit import Method
+from atlas.circuit import KINDS, SITES, Method
 from ingest.formats.document import Document
 
 # feature_type (lower case) -> (kind, site). An open list: what is not here becomes `unknown` and is counted.
@@ -20,7 +20,12 @@ KIND_OF_TYPE: dict[str, tuple[str, str]] = {
     "embedding": ("token", ""),
     "logit": ("logit", ""),
     "bias": ("bias", ""),
+    "lorsa": ("feature", "attn"),
+    "lorsa error": ("error", "attn"),
 }
+# What our own exporter writes for kinds that circuit-tracer does not have: `head`, `resid.pre`.
+KIND_OF_TYPE |= {kind: (kind, "") for kind in KINDS if kind not in KIND_OF_TYPE}
+KIND_OF_TYPE |= {f"{kind}.{site}": (kind, site) for kind in KINDS for site in SITES if site}
 
 
 def usual_kind(feature_type: str, node: dict[str, Any]) -> tuple[str, str]:

@@ -11,7 +11,7 @@ from atlas.circuit import KIND, SLOT, Edges, Nodes
 from ingest.formats.document import Document
 from ingest.formats.nodes import NodeTable
 
-
+AMBIGUOUS = "edges.ambiguous"  # name of the optional tensor that marks such edges
 _CANDIDATES = 16  # nodes considered per shared node_id, and links looked at on each side: bounds for hostile files
 _NEIGHBOURS = 64
 
@@ -22,8 +22,8 @@ class Links:
     ambiguous: np.ndarray  # (m,) bool: an end had a node_id that several nodes share, and more than one was possible
 
 
-def read_links(document: Document, table: NodeTable, with_slots: bool) -> Links:
-    """Kept links in the file's order. Dangling ones are dropped and counted; repeated pairs, self loops and zero weights
+def read_links(document: Document, table: NodeTable, ours: bool) -> Links:
+    """Kept links in the file's order; `ours`: also what only our exporter writes into a link (slot, ambiguous). Dangling ones are dropped and counted; repeated pairs, self loops and zero weights
     are kept and counted; nothing is summed. Raises InputRejected with the place for a weight that is not finite.
 
     A link whose end is a node_id that several nodes share goes to the first pair of nodes that fits, by (1) structure:
@@ -39,7 +39,9 @@ def read_links(document: Document, table: NodeTable, with_slots: bool) -> Links:
     kept = (source >= 0) & (target >= 0)
     pairs = (source * len(table.ids) + target)[kept]  # as the file names them
     ambiguous = _settle_collisions(table, sources, targets, source, target)
-    slots = _slots(links) if with_slots else np.zeros(len(links), np.uint8)
+    slots = _slots(links) if ours else np.zeros(len(links), np.uint8)
+    if ours:
+        ambiguous |= np.fromiter((link.get("ambiguous") is True for link in links), bool, len(links))
     mended["dangling_links_dropped"] += int((~kept).sum())
     source, target, weight = source[kept], target[kept], weights[kept]
     mended["ambiguous_links"] += int(ambiguous[kept].sum())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -64,24 +65,33 @@ def read_nodes(
     Raises InputRejected with the place for a position, layer or feature number out of range.
     """
     mended = document.mended
-    kinds = [_kind(document, dialect, node) for node in document.nodes]
-    layers = [_layer(document, i, node, kinds[i][0]) for i, node in enumerate(document.nodes)]
+    noted = [honoured(node) for node in document.nodes]
+    kinds = [
+        known[:2] if known else _kind(document, dialect, node)
+        for known, node in zip(noted, document.nodes, strict=True)
+    ]
+    layers = [
+        known[2] + (known[0] == "logit") if known else _layer(document, i, node, kinds[i][0])
+        for i, (known, node) in enumerate(zip(noted, document.nodes, strict=True))
+    ]
     count = _number_of_layers(document, dialect, kinds, layers)
     encoding = _encoding(document, dialect, kinds, layers)
     table = NodeTable(Nodes(0), layers=count)
     columns: dict[str, list[Any]] = {name: [] for name in Nodes.spec}
     row_of: dict[Identity, int] = {}
-    node_id_of_row: list[str] = table.ids
+    apart: dict[tuple[Any, ...], dict[str, int]] = {}  # nodes without an index, by place, then node_id
     for i, node in enumerate(document.nodes):
         kind, site = kinds[i]
-        identity = honoured(node)
+        identity = noted[i]
         if identity is None:
             layer = {"token": -1, "logit": count}.get(kind, layers[i])
             position = _position(document, i, node)
             index = _index(document, dialect, i, node, kind, layers[i], encoding)
             identity = (kind, site, layer, position, index)
-            if identity in row_of and index < 0 and kind not in ("token", "error", "logit"):
-                identity = _numbered(identity, row_of, node_id_of_row, node["node_id"])
+            if index < 0 and kind not in ("token", "error", "logit"):
+                # What the file keeps apart by node_id alone gets the indices -1, -2, -3, ...
+                here = apart.setdefault(identity[:4], {})
+                identity = (*identity[:4], -1 - here.setdefault(node["node_id"], len(here)))
         row = row_of.get(identity)
         if row is None:
             row = row_of[identity] = len(table.ids)
@@ -100,16 +110,11 @@ def read_nodes(
 
 
 def _note(rows_of: dict[str, list[int]], key: str, row: int) -> None:
+    """Add a row, keeping them sorted and unique."""
     rows = rows_of.setdefault(key, [])
-    if row not in rows[-2:] and row not in rows:
-        rows.append(row)
-
-
-def _numbered(identity: Identity, row_of: dict[Identity, int], ids: list[str], node_id: str) -> Identity:
-    """Nodes without an index that the file keeps apart by node_id alone get the indices -2, -3, ..."""
-    while identity in row_of and ids[row_of[identity]] != node_id:
-        identity = (*identity[:4], identity[4] - 1)
-    return identity
+    at = bisect_left(rows, row)
+    if at == len(rows) or rows[at] != row:
+        rows.insert(at, row)
 
 
 def _append(columns: dict[str, list[Any]], identity: Identity, node: dict[str, Any]) -> None:
@@ -167,6 +172,8 @@ def _layer(document: Document, i: int, node: dict[str, Any], kind: str) -> int:
     raw = node.get("layer")
     if kind == "token" and raw in ("E", "e", None):
         return -1
+    if kind == "unknown" and whole(raw) is None:
+        return -1  # nodes that a frontend made
     layer = whole(raw)
     lowest = -1 if kind in ("token", "logit") else 0
     if layer is None or not lowest <= layer <= _MAX:

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import orjson
-from pydantic import ValidationError
 
 from atlas import circuit_file
 from atlas.circuit import Circuit, CircuitRecord, Example, Nodes, Provenance, Scores, Target
@@ -21,7 +20,7 @@ from ingest.formats.detect import detect
 from ingest.formats.dialect import Dialect
 from ingest.formats.document import Document, plain, read_document, section, text
 from ingest.formats.files import read_bytes
-from ingest.formats.links import Links, read_links
+from ingest.formats.links import AMBIGUOUS, read_links
 from ingest.formats.logit_text import parse_logit
 from ingest.formats.names import read_names
 from ingest.formats.nodes import NodeTable, number, read_nodes
@@ -83,8 +82,8 @@ def _read_json(document: Document) -> ImportedGraph:
     dialect = detect(document)
     block = Block.read(document.metadata)
     table = read_nodes(document, dialect, block.identity if block else lambda node: None)
-    links = read_links(document, table, with_slots=block is not None)
-    extra = {"edges.ambiguous": links.ambiguous.astype(np.uint8)} if links.ambiguous.any() else {}
+    links = read_links(document, table, ours=block is not None)
+    extra = {AMBIGUOUS: links.ambiguous.astype(np.uint8)} if links.ambiguous.any() else {}
     circuit = block.restore(table, links.edges, extra) if block else None
     if block and circuit is None:
         document.mended["edited_after_export"] += 1
@@ -93,7 +92,8 @@ def _read_json(document: Document) -> ImportedGraph:
     annotations = read_annotations(document, dialect, table, circuit, block)
     circuit = _scored(document, circuit, block)
     mended = {key: count for key, count in sorted(document.mended.items()) if count}
-    provenance = circuit.record.provenance.model_copy(update={"mended": mended})
+    earlier = circuit.record.provenance
+    provenance = earlier.model_copy(update={"mended": earlier.mended | mended})
     return ImportedGraph(circuit.with_record(provenance=provenance), annotations, dialect.name, mended)
 
 
@@ -159,7 +159,7 @@ def _thresholds(metadata: dict[str, Any]) -> dict[str, float | None]:
     """The pruning that was done; where the display threshold beside it disagrees, `pruning_settings` is what counts."""
     pruning = section(metadata.get("pruning_settings"))
     display = next((metadata[key] for key in ("node_threshold", "nodeThreshold") if key in metadata), None)
-    told = {"node_threshold": pruning.get("node_threshold", display), "edge_threshold": pruning.get("edge_threshold")}
+    told = {"node": pruning.get("node_threshold", display), "edge": pruning.get("edge_threshold")}
     return {key: number(value) for key, value in told.items() if not np.isnan(number(value))}
 
 

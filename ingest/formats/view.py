@@ -17,7 +17,9 @@ from ingest.formats.nodes import NodeTable
 
 _NOT_A_LABEL = re.compile(r"F\d+$|\(fetch error\b", re.ASCII)
 _LAYER_FEATURE_POSITION = re.compile(r"(\d{1,9})_(\d{1,18})_(\d{1,9})", re.ASCII)
+_MAX_MEMBERS = 1_000_000  # of all supernodes of a file
 VIEW_SOURCE = "saved view"
+_DECORATED = (KIND["token"], KIND["logit"], KIND["error"])  # their clerps are written by programs
 
 
 def read_annotations(
@@ -63,7 +65,7 @@ def _resolve(member: str, table: NodeTable) -> list[int]:
 def _resolve_all(members: list[str], table: NodeTable, circuit: Circuit) -> tuple[list[str], list[str]]:
     keys: dict[str, None] = {}
     missing: dict[str, None] = {}
-    for member in members:
+    for member in dict.fromkeys(members):
         rows = _resolve(member, table)
         keys.update((circuit.keys[row], None) for row in rows)
         if not rows:
@@ -73,12 +75,14 @@ def _resolve_all(members: list[str], table: NodeTable, circuit: Circuit) -> tupl
 
 def _supernodes(document: Document, given: list[Any], table: NodeTable, circuit: Circuit) -> list[ImportedSupernode]:
     found = []
+    budget = _MAX_MEMBERS
     for item in given:
-        if not isinstance(item, list) or not item or not all(isinstance(part, str) for part in item):
+        if not isinstance(item, list) or not item or not all(isinstance(part, str) for part in item) or budget < 0:
             document.mended["supernodes_unreadable"] += 1
             continue
         keys, missing = _resolve_all(item[1:], table, circuit)
         document.mended["unresolved_members"] += len(missing)
+        budget -= len(keys) + len(missing)
         found.append(ImportedSupernode(name=item[0], node_keys=keys, unresolved=missing))
     return found
 
@@ -87,20 +91,21 @@ def _node_labels(
     dialect: Dialect, table: NodeTable, circuit: Circuit, block: Block | None, supernodes: set[str]
 ) -> list[ImportedLabel]:
     """One label per feature where all its nodes in the file say the same, else one per node, limited to its position."""
-    said: dict[tuple[int, int, int], list[tuple[int, str]]] = defaultdict(list)
+    said: dict[tuple[int, ...], list[tuple[int, str]]] = defaultdict(list)
     nodes, labels = circuit.nodes, []
     for row, raw in enumerate(table.raw):
         label = _label_text(raw, supernodes)
-        if nodes.kind[row] != KIND["feature"] or not label:
+        if nodes.kind[row] in _DECORATED or not label:
             continue
         noted = block.labels.get(table.ids[row]) if block else None
         if isinstance(noted, list) and len(noted) == 3 and noted[0] == label and isinstance(noted[1], str):
             position = noted[2] if noted[2] == nodes.position[row] else None
             labels.append(_label(circuit, row, label, noted[1], position))
         else:
-            said[int(nodes.site[row]), int(nodes.layer[row]), int(nodes.index[row])].append((row, label))
-    for pairs in said.values():
-        same = len({label for _, label in pairs}) == 1
+            group = tuple(int(getattr(nodes, name)[row]) for name in ("kind", "site", "layer", "index"))
+            said[group].append((row, label))
+    for (kind, *_), pairs in said.items():
+        same = kind == KIND["feature"] and len({label for _, label in pairs}) == 1
         for row, label in pairs[:1] if same else pairs:
             position = None if same else int(nodes.position[row])
             labels.append(_label(circuit, row, label, dialect.label_source, position))
@@ -151,7 +156,7 @@ def _view_labels(document: Document, given: list[Any], table: NodeTable, circuit
             document.mended["labels_unreadable"] += 1
             continue
         key, label = item[0], item[1].strip()
-        rows = [row for row in _resolve(key, table) if nodes.kind[row] == KIND["feature"]]
+        rows = _resolve(key, table)
         positioned = bool(rows) and key in table.rows_of_id
         if not rows and key.isascii() and key.isdigit() and len(key) <= 18:
             rows = by_number(int(key))[:1]
@@ -162,5 +167,6 @@ def _view_labels(document: Document, given: list[Any], table: NodeTable, circuit
         if not rows or not label:
             document.mended["unresolved_labels"] += 1
         for row in rows[:1] if label else []:
-            labels.append(_label(circuit, row, label, VIEW_SOURCE, int(nodes.position[row]) if positioned else None))
+            alone = positioned or nodes.kind[row] != KIND["feature"]
+            labels.append(_label(circuit, row, label, VIEW_SOURCE, int(nodes.position[row]) if alone else None))
     return labels
