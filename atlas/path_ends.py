@@ -32,9 +32,8 @@ SEARCH_CUT = 0.5
 class End:
     """One end of a path: which rows of a circuit it means."""
 
-    text: str
     rows: Callable[[Circuit], np.ndarray]
-    features: frozenset[str] | None = None  # feature keys, None for tokens and logits
+    key: str | None = None  # of `feature:KEY`
 
 
 def parse_end(atlas: Atlas, text: str, model: str | None = None) -> End:
@@ -49,23 +48,23 @@ def parse_end(atlas: Atlas, text: str, model: str | None = None) -> End:
         if not rest:
             raise UsageError(f"The end {text!r} says nothing after the colon.", f"Write {FORMS}.")
         if form in {"token", "logit"}:
-            return End(text, lambda circuit: _rows_by_text(circuit, form, rest))
+            return End(lambda circuit: _rows_by_text(circuit, form, rest))
         if form == "feature":
             parse_feature_key(rest)
-            return _features(text, [rest])
-        return _features(text, _concept(atlas, rest))
+            return _features([rest], key=rest)
+        return _features(_concept(atlas, rest))
     if named:
         raise NotFound(f"{text!r} is not an end of a path: {form}: is not known.", f"Write {FORMS}.")
     if not text.strip():
         raise UsageError("An end of the path is empty.", f"Write {FORMS}.")
     hits = atlas.search(text.strip(), model=model, limit=SEARCH_HITS)
     enough = SEARCH_CUT * max((hit.score for hit in hits), default=0.0)
-    return _features(text, [hit.feature for hit in hits if hit.score >= enough])
+    return _features([hit.feature for hit in hits if hit.score >= enough])
 
 
-def _features(text: str, keys: list[str]) -> End:
-    wanted = frozenset(keys)
-    return End(text, lambda circuit: _rows_by_feature(circuit, wanted), wanted)
+def _features(keys: list[str], key: str | None = None) -> End:
+    wanted = {parse_feature_key(each) for each in keys}
+    return End(lambda circuit: _rows_by_feature(circuit, wanted), key)
 
 
 def _concept(atlas: Atlas, name: str) -> list[str]:
@@ -86,12 +85,11 @@ def _rows_by_text(circuit: Circuit, kind: str, text: str) -> np.ndarray:
     return rows[np.array(same, bool)]
 
 
-def _rows_by_feature(circuit: Circuit, keys: frozenset[str]) -> np.ndarray:
-    """Rows, at every position, of the features of these keys."""
+def _rows_by_feature(circuit: Circuit, features: set[tuple[str, str, int, int]]) -> np.ndarray:
+    """Rows, at every position, of features given as (model, set, layer, index)."""
     r, n = circuit.record, circuit.nodes
     found = np.zeros(len(n), bool)
-    for key in keys:
-        model, transcoders, layer, index = parse_feature_key(key)
+    for model, transcoders, layer, index in features:
         if (model, transcoders) == (r.model.name, r.transcoders.name):
             found |= (n.layer == layer) & (n.index == index)
     return np.flatnonzero(found & n.is_kind("feature"))

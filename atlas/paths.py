@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from atlas.catalog.circuits import known_features
+from atlas.catalog.labels import labelled
 from atlas.circuit import KINDS, SLOTS, Circuit
-from atlas.errors import UsageError
+from atlas.errors import NotFound, UsageError
 from atlas.path_ends import End, parse_end, resolve_end
 from atlas.path_search import Between, FoundPaths, Path, between, find_paths, paths_between
 from atlas.records import PathHit, PathNode, Table
@@ -50,63 +52,70 @@ def paths(
         model = atlas.load(circuit).record.model.name
     ends = parse_end(atlas, source, model), parse_end(atlas, target, model)
 
-    ranked: list[tuple[float, int, Circuit, Path]] = []
-    searched: dict[str, tuple[Between, FoundPaths]] = {}
-    for candidate in _circuits(atlas, circuit, model, collection):
+    ranked: list[tuple[float, int, str, Path]] = []  # share, rank within its circuit, circuit id
+    searched: dict[str, tuple[Circuit, Between, FoundPaths]] = {}
+    present = False
+    for circuit_id, candidate in _circuits(atlas, circuit, model, collection):
         rows = [end.rows(candidate) for end in ends]
         if not all(len(found) for found in rows):
             continue
+        present = True
         part = between(candidate, *rows)
         found = paths_between(candidate, part, limit)
-        searched[candidate.id] = part, found
-        ranked += [(path.share, rank, candidate, path) for rank, path in enumerate(found.paths)]
+        searched[circuit_id] = candidate, part, found
+        ranked += [(path.share, rank, circuit_id, path) for rank, path in enumerate(found.paths)]
         ranked = sorted(ranked, key=lambda hit: -hit[0])[:limit]
-    if not searched:
+        searched = {shown: searched[shown] for _, _, shown, _ in ranked}  # let go of arrays that are not shown
+    if not present:
         _refuse_unknown_features(atlas, ends)
 
     p_of = {}  # null graphs only for circuits that are shown, and only as deep as they are
-    if null_graphs:
-        for shown in {hit[2].id: hit[2] for hit in ranked}.values():
-            part, found = searched[shown.id]
-            depth = 1 + max(rank for _, rank, of, _ in ranked if of is shown)
-            null = null_paths(shown, part, depth, null_graphs, seed)
-            p_of[shown.id] = p_values(np.array([path.share for path in found.paths[:depth]]), null).tolist()
-    labels = {shown: atlas.node_labels(shown) for shown in {hit[2].id for hit in ranked}}
+    for shown, (of, part, found) in searched.items():
+        depth = 1 + max(rank for _, rank, circuit_id, _ in ranked if circuit_id == shown)
+        null = null_paths(of, part, depth, null_graphs, seed)
+        p_of[shown] = p_values(np.array([path.share for path in found.paths[:depth]]), null).tolist()
+    labels = {shown: atlas.node_labels(shown) for shown in searched}
     return Table(
         PathHit(
-            circuit=of.id,
-            nodes=[_node(of, row, labels[of.id]) for row in path.nodes],
+            circuit=shown,
+            nodes=[_node(searched[shown][0], row, labels[shown]) for row in path.nodes],
             share=share,
             effect=path.effect,
-            p_value=p_of[of.id][rank] if null_graphs else None,
+            p_value=p_of[shown][rank] if null_graphs else None,
             n_null=null_graphs,
             shares_known=path.shares_known,
-            weights=[float(of.edges.weight[edge]) for edge in path.edges],
-            slots=[SLOTS[of.edges.slot[edge]] for edge in path.edges],
-            ignored_edges=searched[of.id][1].ignored_edges,
+            weights=searched[shown][0].edges.weight[list(path.edges)].tolist(),
+            slots=[SLOTS[slot] for slot in searched[shown][0].edges.slot[list(path.edges)]],
+            ignored_edges=searched[shown][2].ignored_edges,
         )
-        for share, rank, of, path in ranked
+        for share, rank, shown, path in ranked
     )
 
 
-def _circuits(atlas: Atlas, circuit: str | None, model: str | None, collection: str | None) -> Iterator[Circuit]:
+def _circuits(
+    atlas: Atlas, circuit: str | None, model: str | None, collection: str | None
+) -> Iterator[tuple[str, Circuit]]:
+    """(id, circuit) of those to be asked."""
     if circuit is not None:
-        yield atlas.load(circuit)
+        yield circuit, atlas.load(circuit)
         return
     seen = set()
     for row in atlas.circuits(model=model, collection=collection, limit=None):  # newest first
         loaded = atlas.load(row.id)
         if loaded.trace_key not in seen:
             seen.add(loaded.trace_key)
-            yield loaded
+            yield row.id, loaded
 
 
 def _refuse_unknown_features(atlas: Atlas, ends: tuple[End, ...]) -> None:
-    """Nothing was found: raise NotFound when that is because a feature asked for by key does not exist."""
+    """No circuit has both ends: raise NotFound when that is because a feature asked for by key does not exist."""
     for end in ends:
-        if end.text.strip().startswith("feature:"):
-            for key in end.features or ():
-                atlas.feature(key)
+        if end.key is None:
+            continue
+        with atlas.catalog.read() as session:
+            known = known_features(session, [end.key]) or labelled(session, [end.key])
+        if not known:
+            raise NotFound(f"The atlas has no feature {end.key!r}.", "`atlas search` lists features.")
 
 
 def _node(circuit: Circuit, row: int, labels: dict[int, str]) -> PathNode:
