@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atlas.cli.main import app, extra, opened
 from atlas.cli.output import Json, emit, progress_bar, stderr, table
 from atlas.cli.servers import serve_ui
+from atlas.errors import AtlasError
+
+if TYPE_CHECKING:
+    from atlas.api import Atlas
+
+
+def _start_server(atlas: Atlas) -> None:
+    with contextlib.suppress(AtlasError):  # a fault is raised again, in the main thread, by the first use
+        _ = atlas.graph
 
 
 @app.command()
@@ -26,7 +36,7 @@ def demo(
         stderr().print("Loading torch and starting the graph server ...")
     with opened() as atlas:
         # the server takes seconds to start and so does importing torch: both at once
-        starting = threading.Thread(target=lambda: atlas.warm_up(), daemon=True)
+        starting = threading.Thread(target=_start_server, args=(atlas,), daemon=True)
         starting.start()
         with extra("ingest", "`atlas demo`"):
             from ingest.labels import label_features

@@ -26,7 +26,7 @@ def stdout() -> Console:
 
 
 def stderr() -> Console:
-    return Console(stderr=True, highlight=False)
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def emit(value: BaseModel | list | dict, as_json: bool, text: Callable[[Console], None]) -> None:

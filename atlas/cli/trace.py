@@ -47,6 +47,7 @@ def trace(
         raise UsageError(
             "Pass either a PROMPT or --token-ids.", "For example: atlas trace --profile demo 'the opposite of hot is'"
         )
+    numbers = _numbers(token_ids)
     if profile is not None:
         if model or transcoders:
             raise UsageError(
@@ -69,7 +70,7 @@ def trace(
             prompt,
             model=loaded,
             transcoders=load_transcoders(transcoders, loaded),
-            token_ids=_numbers(token_ids),
+            token_ids=numbers,
             targets=[word for word in targets.split(",") if word] if targets else None,
             max_features=max_features,
             node_threshold=node_threshold,
