@@ -53,7 +53,7 @@ CITY_TO_STATE = (
     "{city} is a city in",
     "{city} is in the state of",
     "The state containing {city} is",
-    "The city of {city} is in",
+    "The city of {city} lies in",
     "The name of the state containing {city} is",
 )
 STATE_TO_ATTRIBUTE = (
@@ -134,7 +134,10 @@ def agreement(
 ) -> Example:
     """A subject, zero to two phrases with another noun, then "is" or "are".
 
-    `mismatched`: every noun in between has the other number than the subject.
+    Some sentences open with a phrase ("Near the doors the key ..."), so the
+    subject is neither always the first noun nor always at one position.
+    `mismatched`: every other noun has the other number than the subject
+    (a place in an opening phrase is always singular).
     """
     count = rng.choice((0, 1, 1, 2, 2)) if attractors is None else attractors
     number = rng.randrange(2)
@@ -147,7 +150,9 @@ def agreement(
         unseen = [in_held_out_fifth("agreement", subject[0], noun[0]) for noun in nouns]
         if not nouns or (all(unseen) if held_out else not any(unseen)):
             break
-    words = ["The", subject[number]]
+    fronted = rng.choice([n for n in lex.NOUNS if n != subject])[1 - number if mismatched else rng.randrange(2)]
+    opener = rng.choice(("The", "The", "Then the", f"In the {rng.choice(lex.PLACES)} the", f"Near the {fronted} the"))
+    words = [*opener.split(), subject[number]]
     for kind, noun in zip(kinds, nouns):
         noun_number = 1 - number if mismatched else rng.randrange(2)
         if kind == "phrase":
@@ -219,14 +224,14 @@ GENERATORS: dict[str, Callable[[random.Random, bool], Example]] = {
 }
 #: how often each kind of sentence is drawn
 MIXTURE: dict[str, float] = {
-    "city_to_state": 0.18,
-    "state_to_attribute": 0.08,
-    "two_hop": 0.20,
-    "ioi": 0.18,
+    "city_to_state": 0.15,
+    "state_to_attribute": 0.07,
+    "two_hop": 0.17,
+    "ioi": 0.27,
     "agreement": 0.15,
-    "greater_than": 0.08,
-    "antonym": 0.06,
-    "filler": 0.07,
+    "greater_than": 0.09,
+    "antonym": 0.05,
+    "filler": 0.05,
 }
 
 
@@ -262,7 +267,7 @@ def vocabulary_words() -> list[str]:
                  GREATER_THAN_TEMPLATE, *ANTONYM_TEMPLATES, ANTONYM_UNSEEN_TEMPLATE)
     for template in templates:
         words.update(dict.fromkeys(w for w in template.split() if not w.startswith("{")))
-    extra = "The Then If and the in at near then walked to that is are . ,".split()
+    extra = "The Then If In Near and the in at near then walked to that is are . ,".split()
     pairs = (*lex.NOUNS, *lex.AGENTS, *lex.CLAUSE_VERBS, *lex.ANTONYMS)
     for group in (extra, RELATIONS, lex.NAMES, lex.PLACES, lex.GIFTS, *pairs, lex.PREPOSITIONS,
                   lex.PAST_VERBS, lex.ADJECTIVES, lex.EVENTS, lex.CENTURIES, lex.YEARS):
