@@ -10,9 +10,10 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
-from pydantic import BaseModel, Field, SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
@@ -54,6 +55,13 @@ class Settings(BaseSettings):
     import_max_bytes: int = Field(512 * 2**20, gt=0, description="largest graph file, unpacked")
     profiles: dict[str, Profile] = Field(default_factory=dict)
 
+    @field_validator("graph_url")
+    @classmethod
+    def _is_a_bolt_address(cls, value: str) -> str:
+        if value and not re.match(r"(bolt|neo4j)(\+s|\+ssc)?://[^/]", value):
+            raise ValueError(f"{value!r} is not a bolt:// or neo4j:// address")
+        return value
+
     @classmethod
     def settings_customise_sources(
         cls,
@@ -92,7 +100,7 @@ def load_settings(**overrides: object) -> Settings:
         first = error.errors()[0]
         name = "ATLAS_" + "_".join(str(part) for part in first["loc"]).upper()
         raise UsageError(
-            f"The setting {name} is not usable: {first['msg']}.", "Mend it in the environment or atlas.toml."
+            f"The setting {name} is not usable: {first['msg'].removeprefix('Value error, ')}.", "Mend it in the environment or atlas.toml."
         ) from error
     except ValueError as error:
         raise UsageError(f"atlas.toml cannot be read: {error}.", "Mend the file.") from error
