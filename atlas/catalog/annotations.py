@@ -100,7 +100,7 @@ def _merge_pins(session: Session, circuit: Circuit, annotations: Annotations) ->
 
 def _merge_node_labels(session: Session, circuit_id: str, labels: list[ImportedLabel]) -> int:
     query = select(NodeLabel.node_key, NodeLabel.text).where(NodeLabel.circuit_id == circuit_id)
-    known = set(session.execute(query).tuples())
+    known = set(session.execute(query))
     count = 0
     for label in labels:
         text = clean(label.text.strip())
@@ -140,4 +140,4 @@ def pins(session: Session, circuit_id: str) -> list[str]:
 def node_labels(session: Session, circuit_id: str) -> dict[str, str]:
     """Text by node key; the newest of a node wins."""
     query = select(NodeLabel.node_key, NodeLabel.text).where(NodeLabel.circuit_id == circuit_id)
-    return dict(session.execute(query.order_by(NodeLabel.id)).tuples().all())
+    return dict(session.execute(query.order_by(NodeLabel.id)).all())

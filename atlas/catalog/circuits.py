@@ -169,8 +169,8 @@ def listing(
 def rows(session: Session, query: Select[tuple[CircuitEntry]]) -> Table[CircuitRow]:
     """List rows for a query of circuits, in its order."""
     entries = list(session.scalars(query))
-    model_names = dict(session.execute(select(ModelRow.id, ModelRow.name)).tuples().all())
-    set_names = dict(session.execute(select(SetRow.id, SetRow.name)).tuples().all())
+    model_names = dict(session.execute(select(ModelRow.id, ModelRow.name)).all())
+    set_names = dict(session.execute(select(SetRow.id, SetRow.name)).all())
     member_of = collections.of_circuits(session, [entry.id for entry in entries])
     return Table(
         CircuitRow(
@@ -208,7 +208,7 @@ def resolve(session: Session, text: str) -> str:
             fits |= CircuitEntry.id.startswith(text, autoescape=True)
         order = (CircuitEntry.created_at.desc(), CircuitEntry.id)
         query = select(CircuitEntry.id, CircuitEntry.name).where(fits).order_by(*order)
-        found = dict(session.execute(query.limit(6)).tuples().all())
+        found = dict(session.execute(query.limit(6)).all())
     if len(found) == 1:
         return next(iter(found))
     if found:
@@ -237,7 +237,7 @@ def ids(session: Session) -> list[str]:
 def feature_keys(session: Session, circuit_id: str) -> dict[int, str]:
     """Feature key by node row."""
     query = select(Occurrence.row, Occurrence.feature).where(Occurrence.circuit_id == circuit_id)
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def known_features(session: Session, keys: list[str]) -> set[str]:

@@ -134,14 +134,10 @@ class Catalog:
         """
         if self.is_sqlite:
             guard = FileLock(f"{self.file}.{name}.lock")
+            with translated(self.place):
+                held = _acquired(guard, wait)
             try:
-                with translated(self.place):
-                    guard.acquire(timeout=wait, poll_interval=0.02)
-            except Timeout:
-                yield False
-                return
-            try:
-                yield True
+                yield held
             finally:
                 guard.release()
             return
@@ -169,6 +165,14 @@ class Catalog:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _acquired(guard: FileLock, wait: float) -> bool:
+    try:
+        guard.acquire(timeout=wait, poll_interval=0.02)
+    except Timeout:  # an OSError to Python, but no fault of the disk
+        return False
+    return True
 
 
 def _tune_sqlite(engine: Engine) -> None:

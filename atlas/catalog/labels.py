@@ -160,7 +160,7 @@ def of_circuit(session: Session, circuit_id: str) -> dict[int, str]:
         .where(Occurrence.circuit_id == circuit_id)
         .order_by(Occurrence.row, Label.rank, Label.id)
     )
-    return dict(session.execute(query).tuples().all())  # the last of each row wins
+    return dict(session.execute(query).all())  # the last of each row wins
 
 
 def versions(session: Session, feature: str) -> list[tuple[LabelVersion, Label]]:
@@ -228,7 +228,7 @@ def without_embedding(session: Session, encoder_name: str) -> list[tuple[str, st
     """(id, text) of the current labels that this encoder has not embedded."""
     stale = (Label.encoder.is_(None)) | (Label.encoder != encoder_name)
     query = select(Label.id, Label.text).where(Label.id.in_(_current()), stale).order_by(Label.id)
-    return list(session.execute(query).tuples())
+    return list(session.execute(query))
 
 
 def set_embeddings(session: Session, ids: list[str], vectors: np.ndarray, record: EncoderRecord) -> None:

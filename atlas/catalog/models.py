@@ -92,7 +92,7 @@ def add_alias(session: Session, name: str, alias: str) -> None:
 def add_set_alias(session: Session, model: str, name: str, alias: str) -> None:
     """Let `alias` stand for the transcoder set `name` of `model`."""
     owner = model_id(session, model)
-    by_name = dict(session.execute(select(SetRow.name, SetRow.id).where(SetRow.model_id == owner)).tuples().all())
+    by_name = dict(session.execute(select(SetRow.name, SetRow.id).where(SetRow.model_id == owner)).all())
     if name not in by_name:
         known = ", ".join(sorted(by_name)[:5]) or "none"
         raise NotFound(f"The model {model!r} has no transcoder set {name!r}.", f"Known sets: {known}.")

@@ -52,7 +52,7 @@ def is_pending(session: Session, circuit_id: str) -> bool:
 def remaining(session: Session, numbers: list[int]) -> dict[int, str]:
     """Those of `numbers` that are still there, with the error of their last attempt ('' = not tried yet)."""
     found = session.execute(select(OutboxEntry.seq, OutboxEntry.error).where(OutboxEntry.seq.in_(numbers)))
-    return dict(found.tuples().all())
+    return dict(found.all())
 
 
 def done(session: Session, number: int) -> None:
