@@ -13,7 +13,7 @@ Hook names are those of the transcoder files:
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -68,10 +68,14 @@ class Model(ABC):
     revision: str
     weights_hash: str
     from_folder: bool
-    network: Any  # the transformers module, in evaluation mode
-    tokenizer: Any
+    network: Any = field(repr=False)  # the transformers module, in evaluation mode
+    tokenizer: Any = field(repr=False)
     device: torch.device
     dtype: torch.dtype
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def config(self) -> Any:

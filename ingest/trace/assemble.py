@@ -75,7 +75,7 @@ def assemble(
     provenance = Provenance(
         created_by=actor,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
-        dtype=str(model.dtype).removeprefix("torch."),
+        dtype=model.dtype_name,
         device=_device_name(model),
         versions={name: _version(name) for name in ("circuit-atlas", "torch", "transformers", "numpy")}
         | {"python": python_version()},

@@ -76,7 +76,7 @@ def attribute(
     frozen = model.freeze(ids, transcoders.input_hook, transcoders.output_hook)
     if not torch.isfinite(frozen.logits).all():
         raise ModelRejected(
-            f"The model {model.name} gives logits that are not finite for this prompt in {model.dtype}.",
+            f"The model {model.name} gives logits that are not finite for this prompt in {model.dtype_name}.",
             "Choose a wider dtype, such as float32.",
         )
     sources = _find_sources(frozen, transcoders)

@@ -54,7 +54,7 @@ def running_share(influence: np.ndarray) -> np.ndarray:
     """(n,) the field's `influence`: share of the total that nodes of at least this influence hold. Lower is stronger."""
     order = np.argsort(-influence, kind="stable")
     cumulative = np.empty(len(influence))
-    cumulative[order] = np.cumsum(influence[order]) / max(influence.sum(), FLOOR)
+    cumulative[order] = np.cumsum(influence[order]) / (influence.sum() or 1.0)
     return cumulative
 
 

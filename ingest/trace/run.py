@@ -64,7 +64,7 @@ def trace(
         "max_logits": None if target_ids else max_logits,
         "logit_mass": None if target_ids else logit_mass,
         "max_features": max_features,
-        "dtype": str(model.dtype).removeprefix("torch."),
+        "dtype": model.dtype_name,
     }
     thresholds = {"node": node_threshold, "edge": edge_threshold}
     asked = question(model, transcoders, ids, prompt, parameters, thresholds)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 
@@ -46,4 +46,4 @@ class TranscoderSet:
     model_name: str
     input_hook: str
     output_hook: str
-    layers: list[Transcoder]
+    layers: list[Transcoder] = field(repr=False)
