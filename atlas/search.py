@@ -11,6 +11,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+import numpy as np
+
+from atlas.catalog import labels as label_store
 from atlas.circuit import parse_feature_key
 from atlas.errors import NotFound, UsageError
 from atlas.records import SearchHit, Table
@@ -52,7 +55,10 @@ def search(
     rankings = {"text": _collect(lambda k: graph.full_text(text, k), keep, depth, limit)}
     if encoder is not None:
         embedding = encoder.encode([text])[0]
-        rankings["meaning"] = _collect(lambda k: graph.nearest(embedding.tolist(), k), keep, depth, limit)
+        found = _collect(lambda k: graph.nearest(embedding.tolist(), k), keep, depth, limit, most=OVERFETCH * depth)
+        if keep is not None and len(found) < limit:
+            found = _exactly(atlas, embedding, keep, layers)[:depth]
+        rankings["meaning"] = found
     elif not rankings["text"]:
         words = [word for word in dict.fromkeys(text.split()) if len(word) > 2]
         fused = fuse({word: _collect(lambda k, w=word: graph.full_text(w, k), keep, depth, limit) for word in words})
@@ -105,12 +111,22 @@ def _filter(model: str | None, layers: tuple[int, int] | None) -> Callable[[str]
     return keep
 
 
-def _collect(ask: Ask, keep: Callable[[str], bool] | None, depth: int, enough: int) -> Ranking:
-    """The first `depth` keys of a ranking that pass the filter, asking for more until `enough` do or the ranking ends."""
+def _collect(ask: Ask, keep: Callable[[str], bool] | None, depth: int, enough: int, most: int = MAX_FETCH) -> Ranking:
+    """The first `depth` keys of a ranking that pass the filter, asking for up to `most` until `enough` do or it ends."""
     k = depth if keep is None else depth * OVERFETCH
     while True:
         found = sorted(ask(k), key=lambda hit: (-hit[1], hit[0]))
         kept = [key for key, _ in found if keep is None or keep(key)]
-        if keep is None or len(kept) >= enough or len(found) < k or k >= MAX_FETCH:
+        if keep is None or len(kept) >= enough or len(found) < k or k >= most:
             return kept[:depth]
-        k = min(k * 8, MAX_FETCH)
+        k = min(k * 8, most)
+
+
+def _exactly(
+    atlas: Atlas, embedding: np.ndarray, keep: Callable[[str], bool], layers: tuple[int, int] | None
+) -> Ranking:
+    """By cosine over the catalog's embeddings: a filter that leaves little of the index's answer leaves few to compare."""
+    few = layers is not None and layers[1] - layers[0] < 32
+    parts = [f"/{layer}/" for layer in range(layers[0], layers[1] + 1)] if layers is not None and few else []
+    with atlas.catalog.read() as session:
+        return [key for key, _ in label_store.similar(session, embedding, keep, parts)]

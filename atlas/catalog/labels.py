@@ -10,11 +10,11 @@ for other methods a version equal to the newest of that method in all but its pa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from sqlalchemy import Select, func, select, update
+from sqlalchemy import Select, func, or_, select, update
 from sqlalchemy.orm import Session, aliased, undefer
 
 from atlas.catalog import audit
@@ -181,6 +181,26 @@ def versions(session: Session, feature: str) -> list[tuple[LabelVersion, Label]]
         )
         for place, row in enumerate(session.scalars(query.options(*_EXAMPLES)))
     ]
+
+
+def similar(
+    session: Session, vector: np.ndarray, keep: Callable[[str], bool], parts: Iterable[str] = ()
+) -> list[tuple[str, float]]:
+    """(feature key, cosine) of the current labels whose feature `keep` accepts, most similar first, computed exactly.
+
+    vector (dimension,) of length 1. Every embedding accepted is read: for narrow choices. `parts`: texts of which the
+    accepted keys have at least one, so that the database can leave out most others.
+    """
+    query = select(Label.feature).distinct()
+    if parts := list(parts):
+        query = query.where(or_(*(Label.feature.contains(part, autoescape=True) for part in parts)))
+    keys = [key for key in session.scalars(query) if keep(key)]
+    found = [
+        (label.feature, float(label.embedding @ vector))
+        for label in current(session, keys, embeddings=True).values()
+        if label.embedding is not None and len(label.embedding) == len(vector)
+    ]
+    return sorted(found, key=lambda hit: (-hit[1], hit[0]))
 
 
 def labelled(session: Session, keys: list[str]) -> set[str]:

@@ -59,6 +59,15 @@ def test_model_layers_and_limit_restrict_the_answer(atlas):
     assert len(search(atlas, "Dallas", limit=1)) == 1
 
 
+def test_a_filter_that_the_index_answer_misses_is_answered_exactly(atlas, monkeypatch):
+    monkeypatch.setattr("atlas.search.DEPTH", 1)  # the index is asked for 2 * 1 * 1 features, of which none passes
+    monkeypatch.setattr("atlas.search.OVERFETCH", 1)
+    hits = search(atlas, "Dallas cowboys", layers=(2, 3), limit=1)
+    assert [(hit.layer, hit.matched) for hit in hits] == [(2, "meaning")]
+    assert [hit.layer for hit in search(atlas, "a verb in a clause", layers=(2, 3), limit=2)] == [3, 2]
+    assert search(atlas, "Dallas", layers=(5, 900), limit=1) == []
+
+
 def test_the_same_search_gives_the_same_answer(atlas):
     assert search(atlas, "numbers") == search(atlas, "numbers")
 
