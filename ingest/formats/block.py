@@ -1,7 +1,7 @@
 """What circuit-tracer's form cannot hold: `metadata.circuit_atlas`, written by our exporter and honoured by the reader.
 
     {"version": 1, "id": "c1-...", "record": {...}, "nodes": {node_id: [key, influence, input_total, input_abs_total]},
-     "labels": {node_id: [text, source, position]}}
+     "labels": {node_id: [[text, source, position], ...]}}
 
 Nodes and links stay the truth: a node's entry counts only while the node still says what the exporter wrote for that
 identity, and the record only while the whole has the id noted here. A block that is not understood is as if absent.
@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from atlas.circuit import KINDS, SITES, Circuit, CircuitRecord, Edges, Nodes, Scores
-from ingest.formats.document import plain, section
+from atlas.circuit import KINDS, SITES, UNKNOWN, Circuit, CircuitRecord, Edges, Nodes, Scores
+from ingest.formats.document import plain, section, text
+from ingest.formats.logit_text import parse_logit, visible
 from ingest.formats.nodes import Identity, NodeTable, cantor, number
 
 KEY = "circuit_atlas"
@@ -91,15 +92,32 @@ class Block:
         same = all(node.get(name) == expected[name] for name in ("feature", "layer", "ctx_idx", "feature_type"))
         return identity if same else None
 
-    def restore(self, table: NodeTable, edges: Edges, extra: dict[str, np.ndarray]) -> Circuit | None:
-        """The circuit as it was exported, None when nodes, links, tokens or the block were edited since.
+    def names_hold(self, metadata: dict[str, Any]) -> bool:
+        """Whether the file still names the record's model and transcoder set."""
+        if self.record is None:
+            return False
+        told = (metadata.get("scan"), section(metadata.get("info")).get("transcoder_set", UNKNOWN))
+        return told == (self.record.model.name, self.record.transcoders.name)
+
+    def label_origin(self, node_id: str, label: str) -> tuple[str, int | None] | None:
+        """(source, position) noted for a label of a node."""
+        noted = self.labels.get(node_id)
+        for item in noted if isinstance(noted, list) else []:
+            if isinstance(item, list) and len(item) == 3 and item[0] == label and isinstance(item[1], str):
+                return item[1], item[2] if type(item[2]) is int else None
+        return None
+
+    def restore(
+        self, metadata: dict[str, Any], table: NodeTable, edges: Edges, extra: dict[str, np.ndarray]
+    ) -> Circuit | None:
+        """The circuit as it was exported, None when names, prompt, nodes, links or the block were edited since.
 
         Influence and totals are taken over where they are possible; scores were computed elsewhere, so they are claims.
         """
-        if self.record is None:
+        if self.record is None or not self.names_hold(metadata):
             return None
         circuit = Circuit(self.record, table.nodes, edges, extra)
-        if circuit.id != self.id:
+        if circuit.id != self.id or not _says_the_same(circuit, metadata, table):
             return None
         noted = np.full((3, len(table.ids)), np.nan, np.float32)
         for row, node_id in enumerate(table.ids):
@@ -127,6 +145,17 @@ def claimed_scores(scores: Scores) -> dict[str, float]:
     if scores.computed_on != "full graph":
         own = {}
     return scores.claimed | {name: value for name, value in own.items() if value is not None}
+
+
+def _says_the_same(circuit: Circuit, metadata: dict[str, Any], table: NodeTable) -> bool:
+    """Whether prompt and target texts of the file are still the record's."""
+    if (metadata.get("prompt_tokens"), metadata.get("prompt")) != (circuit.tokens, circuit.record.prompt):
+        return False
+    texts = circuit.node_tokens
+    return all(
+        parse_logit(text(table.raw[row].get("clerp")))[0] == visible(texts[row])
+        for row in np.flatnonzero(circuit.nodes.is_kind("logit")).tolist()
+    )
 
 
 def _is_text(value: Any) -> bool:

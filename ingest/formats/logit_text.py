@@ -44,5 +44,10 @@ def _unquoted(rest: str) -> str:
     return rest.removesuffix('"')
 
 
+def visible(token: str) -> str:
+    """Line breaks and tabs as circuit-tracer shows them; not undone when reading, because tokens may hold these marks."""
+    return token.translate(_VISIBLE)
+
+
 def write_logit(token: str, probability: float) -> str:
-    return f'Output "{token.translate(_VISIBLE)}" (p={probability:.3f})'
+    return f'Output "{visible(token)}" (p={probability:.3f})'

@@ -84,11 +84,11 @@ def _read_json(document: Document) -> ImportedGraph:
     table = read_nodes(document, dialect, block.identity if block else lambda node: None)
     links = read_links(document, table, ours=block is not None)
     extra = {AMBIGUOUS: links.ambiguous.astype(np.uint8)} if links.ambiguous.any() else {}
-    circuit = block.restore(table, links.edges, extra) if block else None
+    circuit = block.restore(document.metadata, table, links.edges, extra) if block else None
     if block and circuit is None:
         document.mended["edited_after_export"] += 1
     if circuit is None:
-        circuit = Circuit(_record(document, dialect, table), table.nodes, links.edges, extra)
+        circuit = Circuit(_record(document, dialect, table, block), table.nodes, links.edges, extra)
     annotations = read_annotations(document, dialect, table, circuit, block)
     circuit = _scored(document, circuit, block)
     mended = {key: count for key, count in sorted(document.mended.items()) if count}
@@ -97,7 +97,7 @@ def _read_json(document: Document) -> ImportedGraph:
     return ImportedGraph(circuit.with_record(provenance=provenance), annotations, dialect.name, mended)
 
 
-def _record(document: Document, dialect: Dialect, table: NodeTable) -> CircuitRecord:
+def _record(document: Document, dialect: Dialect, table: NodeTable, block: Block | None) -> CircuitRecord:
     metadata = document.metadata
     model, transcoders = read_names(metadata)
     if dialect.logit_layer_offset is not None and table.layers:
@@ -107,6 +107,8 @@ def _record(document: Document, dialect: Dialect, table: NodeTable) -> CircuitRe
     method = dialect.method(document)
     settings = plain(section(metadata.get("generation_settings")))
     method = method.model_copy(update={"parameters": settings | method.parameters})
+    if block and block.record and block.names_hold(metadata):
+        model, transcoders, method = block.record.model, block.record.transcoders, block.record.method
     return CircuitRecord(
         name=text(metadata.get("slug")).strip() or _stem(document.name),
         prompt=prompt,

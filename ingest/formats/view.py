@@ -32,7 +32,7 @@ def read_annotations(
     pins, missing = _resolve_all(_pinned(view.get("pinnedIds")), table, circuit)
     document.mended["unresolved_pins"] += len(missing)
     labels = _node_labels(dialect, table, circuit, block, {s.name for s in supernodes})
-    labels += _view_labels(document, _listed(view.get("clerps")), table, circuit)
+    labels += _view_labels(document, _listed(view.get("clerps")), table, circuit, block)
     return Annotations(labels=labels, supernodes=supernodes, pins=pins, unresolved_pins=missing)
 
 
@@ -97,10 +97,8 @@ def _node_labels(
         label = _label_text(raw, supernodes)
         if nodes.kind[row] in _DECORATED or not label:
             continue
-        noted = block.labels.get(table.ids[row]) if block else None
-        if isinstance(noted, list) and len(noted) == 3 and noted[0] == label and isinstance(noted[1], str):
-            position = noted[2] if noted[2] == nodes.position[row] else None
-            labels.append(_label(circuit, row, label, noted[1], position))
+        if origin := block.label_origin(table.ids[row], label) if block else None:
+            labels.append(_label(circuit, row, label, *origin))
         else:
             group = tuple(int(getattr(nodes, name)[row]) for name in ("kind", "site", "layer", "index"))
             said[group].append((row, label))
@@ -132,7 +130,9 @@ def _label(circuit: Circuit, row: int, label: str, source: str, position: int | 
     return ImportedLabel(node_key=circuit.keys[row], text=label, source=source, position=position)
 
 
-def _view_labels(document: Document, given: list[Any], table: NodeTable, circuit: Circuit) -> list[ImportedLabel]:
+def _view_labels(
+    document: Document, given: list[Any], table: NodeTable, circuit: Circuit, block: Block | None
+) -> list[ImportedLabel]:
     """Labels a person wrote: [[key, text], ..]. The key is a node_id, layer_number_position, or a feature number alone;
     the number is the file's own `feature` or layer * 100000 (or 1000000) + index."""
     rows_of_number: dict[int, list[int]] = defaultdict(list)
@@ -167,6 +167,9 @@ def _view_labels(document: Document, given: list[Any], table: NodeTable, circuit
         if not rows or not label:
             document.mended["unresolved_labels"] += 1
         for row in rows[:1] if label else []:
+            if origin := block.label_origin(table.ids[row], label) if block else None:
+                labels.append(_label(circuit, row, label, *origin))
+                continue
             alone = positioned or nodes.kind[row] != KIND["feature"]
             labels.append(_label(circuit, row, label, VIEW_SOURCE, int(nodes.position[row]) if alone else None))
     return labels

@@ -44,10 +44,10 @@ def write_neuronpedia(
     annotations = annotations or Annotations()
     keys, identities = circuit.keys, _identities(circuit)
     ids = _unique_ids(identities)
-    clerps, noted = _labels(circuit, ids, annotations, labels or {})
+    clerps, more, noted = _labels(circuit, ids, annotations, labels or {})
     document = {
         "metadata": _metadata(circuit, ids, keys, noted),
-        "qParams": _view(circuit, ids, annotations),
+        "qParams": _view(circuit, ids, annotations) | ({"clerps": more} if more else {}),
         "nodes": _nodes(circuit, identities, ids, clerps),
         "links": _links(circuit, ids),
     }
@@ -80,17 +80,19 @@ def _unique_ids(identities: list[Identity]) -> list[str]:
 
 def _labels(
     circuit: Circuit, ids: list[str], annotations: Annotations, labels: dict[int, str]
-) -> tuple[dict[int, str], dict[str, list[Any]]]:
-    """(clerp by row, [text, source, position] by node id for those whose origin is known)."""
-    clerps: dict[int, str] = {}
+) -> tuple[dict[int, str], list[list[str]], dict[str, list[Any]]]:
+    """(clerp by row, further labels as [node id, text], [[text, source, position]] by node id where the origin is known)."""
+    clerps = dict(labels)
+    more: list[list[str]] = []
     noted: dict[str, list[Any]] = {}
     for label in annotations.labels:
         row = circuit.row_of_key.get(label.node_key)
-        if row is None or labels.get(row, label.text) != label.text or row in clerps:
-            continue
-        clerps[row] = label.text
-        noted[ids[row]] = [label.text, label.source, label.position]
-    return clerps | labels, noted
+        if row is None or labels.get(row, label.text) != label.text:
+            continue  # a newer label has replaced it
+        if clerps.setdefault(row, label.text) != label.text:
+            more.append([ids[row], label.text])
+        noted.setdefault(ids[row], []).append([label.text, label.source, label.position])
+    return clerps, more, noted
 
 
 def _nodes(
