@@ -3,6 +3,7 @@ was stopped in between."""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, TypeVar
@@ -13,9 +14,10 @@ from neo4j import exceptions as driver_errors
 from atlas.errors import StoreUnavailable
 from atlas.graph import cypher, embedded
 from atlas.graph.dialect import ArcadeDialect, Dialect, Neo4jDialect
-from atlas.graph.trouble import first_line, to_atlas_error, translated
+from atlas.graph.trouble import first_line, translated
 from atlas.settings import Settings
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 WRITE_SECONDS = 900.0  # time limit of one write transaction, where the server knows such limits
 RACES = 5  # attempts of a transaction whose failure the dialect calls retryable
@@ -26,6 +28,7 @@ class Connection:
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
+        self.endpoint: embedded.Endpoint | None = None
         self._reader: neo4j.Driver | None = None
         self.connect()
 
@@ -37,7 +40,7 @@ class Connection:
             self.dialect: Dialect = Neo4jDialect()
             password = settings.graph_password.get_secret_value()
         else:
-            endpoint = embedded.start(settings)
+            endpoint = self.endpoint = embedded.start(settings)
             self.address, self.user = endpoint.url, "root"
             self.database = embedded.owner.DATABASE
             self.dialect = ArcadeDialect(endpoint, self.database)
@@ -76,18 +79,25 @@ class Connection:
         versions = [row["versions"][0] for row in rows if row["name"] == "Neo4j Kernel"]
         return f"Neo4j {versions[0] if versions else agent.removeprefix('Neo4j/')}"
 
-    @property
-    def reader(self) -> neo4j.Driver:
-        """Who runs untrusted Cypher."""
+    def reader_session(self, **options: Any) -> neo4j.Session:
+        """A session of the embedded server's user `reader`."""
         if self._reader is None:
-            self._reader = self.dialect.reader(self)
-        return self._reader
+            endpoint = self.endpoint
+            assert endpoint is not None
+            self._reader = self.open_driver("reader", endpoint.reader_password)
+        return self._reader.session(database=self.database, **options)
+
+    def refresh(self) -> None:
+        """Connects again when the embedded server was stopped or started anew since the last call."""
+        if self.endpoint is not None and not embedded.is_running(self.settings.embedded_folder, self.endpoint):
+            self.close()
+            self.connect()
 
     def session(self, **options: Any) -> neo4j.Session:
         return self.driver.session(database=self.database, **options)
 
     def run(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """One statement of ours in a transaction of its own (schema commands, counts)."""
+        """One statement of ours in a transaction of its own: schema commands."""
         with translated(self.address, self.user), self.session() as session:
             return session.run(statement, parameters or {}).data()
 
@@ -114,26 +124,22 @@ class Connection:
         raise AssertionError("unreachable")
 
     def _healed(self, call: Callable[[], T]) -> T:
-        """`call`, once more on a new connection when the embedded server was stopped meanwhile."""
+        """`call`, once more on a new connection when the embedded server went away meanwhile."""
+        self.refresh()
         with translated(self.address, self.user):
             try:
                 return call()
             except (driver_errors.ServiceUnavailable, driver_errors.SessionExpired, driver_errors.AuthError) as error:
                 if self.settings.graph_url:
                     raise
-                try:
-                    self.close()
-                    self.connect()
-                except StoreUnavailable as again:
-                    raise again from error
+                log.warning("the embedded graph server went away (%s); starting it again", first_line(error))
+                self.close()
+                self.connect()
         with translated(self.address, self.user):
             return call()
 
     def close(self) -> None:
-        if self._reader is not None and self._reader is not self.driver:
+        if self._reader is not None:
             self._reader.close()
         self._reader = None
         self.driver.close()
-
-
-__all__ = ["Connection", "first_line", "to_atlas_error"]

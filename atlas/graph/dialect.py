@@ -7,19 +7,27 @@ from __future__ import annotations
 
 import base64
 import json
+import threading
 import urllib.error
 import urllib.request
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import neo4j
 from neo4j import exceptions as driver
 
-from atlas.errors import StoreUnavailable
+from atlas.errors import QueryRefused, StoreUnavailable
 from atlas.graph import cypher
 from atlas.graph.embedded import Endpoint
 
 if TYPE_CHECKING:
     from atlas.graph.connection import Connection
+
+
+READ_FETCH = 1_000  # rows of untrusted queries that travel at a time
+_FORBIDDEN_OPERATORS = ("Show", "Terminate", "LoadCSV")
 
 
 class Neo4jDialect:
@@ -39,9 +47,20 @@ class Neo4jDialect:
     def drop_vector_index(self, connection: Connection) -> None:
         connection.run(f"DROP INDEX {cypher.VECTOR_INDEX} IF EXISTS")
 
-    def reader(self, connection: Connection) -> neo4j.Driver:
-        """Community has no roles: the same user, in READ access mode (which refuses every write) behind guard.py."""
-        return connection.driver
+    @contextmanager
+    def open_read(
+        self, connection: Connection, text: str, params: dict[str, Any], timeout: float
+    ) -> Iterator[neo4j.Result]:
+        """Community has no roles, so the same user reads: in READ access mode, which refuses every write, and after a
+        look at the plan, because that mode still lets administration commands through. The server enforces `timeout`."""
+        options = {"default_access_mode": neo4j.READ_ACCESS, "fetch_size": READ_FETCH}
+        with connection.session(**options) as session, session.begin_transaction(timeout=timeout) as transaction:
+            core = text.removeprefix("EXPLAIN ")
+            summary = transaction.run(f"EXPLAIN {core}", params).consume()
+            forbidden = [name for name in _operators(summary.plan or {}) if name.startswith(_FORBIDDEN_OPERATORS)]
+            if summary.query_type != "r" or forbidden:
+                raise QueryRefused("The query is not a pure read.", "Only reading queries run here.")
+            yield transaction.run(text, params)
 
     def retryable(self, error: BaseException) -> bool:
         return False
@@ -70,9 +89,47 @@ class ArcadeDialect:
     def drop_vector_index(self, connection: Connection) -> None:
         self.sql(f"DROP INDEX {cypher.VECTOR_INDEX} IF EXISTS")
 
-    def reader(self, connection: Connection) -> neo4j.Driver:
-        """A second driver as the user `reader`, whom the server lets read only: access mode alone is not enforced."""
-        return connection.open_driver("reader", self.endpoint.reader_password)
+    @contextmanager
+    def open_read(
+        self, connection: Connection, text: str, params: dict[str, Any], timeout: float
+    ) -> Iterator[neo4j.Result]:
+        """As the user `reader`, whom the server lets read only; access modes are not enforced here.
+
+        Neither are time limits, and closing a result makes the server compute the rest: so the query carries a mark by
+        which a second session finds and stops it, after `timeout` seconds or when not all rows were wanted.
+        """
+        mark = f"atlas:{uuid.uuid4().hex}"
+        ended = threading.Event()
+
+        def watch() -> None:
+            wait = timeout
+            while not ended.wait(wait):
+                self._terminate(connection, mark)
+                wait = 0.5
+
+        watcher = threading.Thread(target=watch, name="cypher-timeout", daemon=True)
+        session = connection.reader_session(fetch_size=READ_FETCH)
+        try:
+            watcher.start()
+            answer = session.run(f"{text}\n/* {mark} */", params)
+            yield answer
+            if not answer.closed and answer.peek() is not None:
+                self._terminate(connection, mark)
+        finally:
+            ended.set()
+            # The answer was cut off on purpose, or its error is already on its way up.
+            with suppress(driver.Neo4jError, driver.DriverError):
+                session.close()
+            watcher.join()
+
+    def _terminate(self, connection: Connection, mark: str) -> None:
+        try:
+            with connection.reader_session() as session:
+                for row in session.run("SHOW TRANSACTIONS").data():
+                    if mark in row["currentQuery"]:
+                        session.run(f"TERMINATE TRANSACTIONS '{row['transactionId']}'").consume()
+        except (driver.Neo4jError, driver.DriverError):
+            pass  # it has ended by itself meanwhile
 
     def retryable(self, error: BaseException) -> bool:
         """The loser of a race for a new key gets a constraint error; the second time it finds the key and goes on."""
@@ -95,6 +152,12 @@ class ArcadeDialect:
             raise StoreUnavailable(
                 f"The embedded graph server refused a command: {said}", "Its log says more."
             ) from error
+
+
+def _operators(plan: Mapping[str, Any]) -> Iterator[str]:
+    yield str(plan.get("operatorType", ""))
+    for child in plan.get("children") or []:
+        yield from _operators(child)
 
 
 Dialect = Neo4jDialect | ArcadeDialect

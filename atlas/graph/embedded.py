@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import subprocess
 import sys
 import time
@@ -237,9 +236,11 @@ def _endpoint(state: dict[str, Any]) -> Endpoint:
     return Endpoint(state["bolt_port"], state["http_port"], passwords["root"], passwords["reader"])
 
 
-def answers(endpoint: Endpoint) -> bool:
-    try:
-        with socket.create_connection(("127.0.0.1", endpoint.bolt_port), timeout=2):
-            return True
-    except OSError:
-        return False
+def is_running(folder: Path, endpoint: Endpoint) -> bool:
+    """Whether the server that `start` gave as `endpoint` is still there (one small file is read; nothing is sent)."""
+    state = _state(folder)
+    return (
+        state.get("state") == "ready"
+        and _endpoint(state) == endpoint
+        and owner.same_process(state.get("java")) is not None
+    )

@@ -9,7 +9,7 @@ from neo4j import exceptions as driver
 
 from atlas.errors import AtlasError, StoreUnavailable
 
-_TIMED_OUT = (
+TIMED_OUT = (
     "Neo.ClientError.Transaction.TransactionTimedOut",
     "Neo.ClientError.Transaction.TransactionTimedOutClientConfiguration",
     "Neo.ClientError.Transaction.LockClientStopped",
@@ -62,7 +62,7 @@ def to_atlas_error(error: BaseException, address: str, user: str = "") -> AtlasE
         )
     if "resolve address" in text or "DNS resolve" in text or _has(error, "gaierror"):
         return StoreUnavailable(f"The host of the graph server, {address}, is not known.", "Check ATLAS_GRAPH_URL.")
-    if code in _TIMED_OUT or isinstance(error, TimeoutError | driver.ConnectionAcquisitionTimeoutError):
+    if code in TIMED_OUT or isinstance(error, TimeoutError | driver.ConnectionAcquisitionTimeoutError):
         return StoreUnavailable(f"{where} did not answer in time.", "It may be busy; try again.")
     if "OutOfMemory" in code or "OutOfMemory" in text or "MemoryPool" in code:
         return StoreUnavailable(f"{where} has run out of memory.", "Give it more (embedded: ATLAS_EMBEDDED_HEAP=2g).")
