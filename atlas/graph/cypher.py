@@ -220,6 +220,10 @@ MATCH (c:Circuit {id: id})
 CREATE (k)-[:HAS]->(c)
 """
 
+NODE_COUNTS = " UNION ALL ".join(f"MATCH (n:{name}) RETURN '{name}' AS name, count(n) AS count" for name in LABELS)
+RELATIONSHIP_COUNTS = " UNION ALL ".join(
+    f"MATCH ()-[r:{name}]->() RETURN '{name}' AS name, count(r) AS count" for name in RELATIONSHIPS
+)
 CLEAR_RELATIONSHIPS = {
     name: f"MATCH ()-[r:{name}]->() WITH r LIMIT $limit DELETE r RETURN count(*) AS deleted" for name in RELATIONSHIPS
 }

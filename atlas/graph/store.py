@@ -182,17 +182,20 @@ class GraphStore:
 
     def clear(self, progress: Callable[[str, int], None] | None = None) -> None:
         """Removes everything of ours, the vector index and the (:Meta) node last; `progress(what, deleted)`."""
-        for statements in (cypher.CLEAR_RELATIONSHIPS, cypher.CLEAR_NODES):
-            for name, statement in statements.items():
-                if name != "Meta":
-                    self._clear(name, statement, progress)
+        for counts, statements in (
+            (cypher.RELATIONSHIP_COUNTS, cypher.CLEAR_RELATIONSHIPS),
+            (cypher.NODE_COUNTS, cypher.CLEAR_NODES),
+        ):
+            for row in self._connection.read(counts):
+                if row["count"] and row["name"] != "Meta":
+                    self._clear(row["name"], statements[row["name"]], progress)
         self._connection.dialect.drop_vector_index(self._connection)
         self._connection.write(lambda tx: tx.run(cypher.DELETE_META).consume())
 
     def _clear(self, name: str, statement: str, progress: Callable[[str, int], None] | None) -> None:
-        deleted, limit = 0, {"limit": CLEAR_BATCH}
+        deleted = 0
         while True:
-            count = self._connection.write(lambda tx: tx.run(statement, limit).data())[0]["deleted"]
+            count = self._connection.write(lambda tx: tx.run(statement, {"limit": CLEAR_BATCH}).data())[0]["deleted"]
             deleted += count
             if progress is not None and count:
                 progress(name, deleted)

@@ -4,55 +4,268 @@ from __future__ import annotations
 
 import pytest
 
-from atlas.graph import CircuitProjection, FeatureRow, GraphStore
+from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
+from atlas.graph import FeatureRow, GraphStore, cypher
 from atlas.records import ImportedSupernode
 
-
-@pytest.fixture
-def store(graph_settings):
-    store = GraphStore.connect(graph_settings, dimension=4, encoder="test-encoder")
-    store.ensure_schema()
-    yield store
-    store.close()
+TOWN, COLOUR = "toy/toy-set/0/6", "toy/toy-set/1/7"
 
 
-def projection(circuit, **changes):
-    fields = {
-        "name": "one",
-        "created_at": "2026-01-01T00:00:00+00:00",
-        "created_by": "tester",
-        "verdict": "untested",
-        "status": "ready",
-        "counted": True,
-    }
-    return CircuitProjection(circuit, **(fields | changes))
+def rows(store, query, **params):
+    return store.read(query, params, limit=1000, timeout=30).rows
 
 
-def test_a_circuit_goes_in_and_comes_out_whole(store, make_circuit):
+def census(store):
+    """Everything in the graph, without ids of the server: labels and types with their counts."""
+    nodes = rows(store, "MATCH (n) WHERE NOT n:Meta RETURN labels(n)[0] AS label, count(*) AS n ORDER BY label")
+    edges = rows(store, "MATCH ()-[r]->() RETURN type(r) AS type, count(*) AS n ORDER BY type")
+    return nodes, edges
+
+
+def test_a_circuit_goes_in_and_comes_out_whole(store, make_circuit, project):
     circuit = make_circuit()
 
-    store.put_circuit(projection(circuit, supernodes=[ImportedSupernode(name="s", node_keys=[circuit.keys[1]])]))
+    store.put_circuit(project(circuit, supernodes=[ImportedSupernode(name="s", node_keys=[circuit.keys[1], "gone"])]))
 
     assert store.circuit_ids() == {circuit.id: "ready"}
-    rows = store.read(
-        "MATCH (c:Circuit)-[:CONTAINS]->(a:Node)-[e:ATTRIBUTES]->(b:Node) RETURN a.kind, b.kind, e.weight ORDER BY e.weight",
-        limit=10,
-        timeout=10,
-    )
-    assert rows.rows == [["feature", "feature", -1.0], ["token", "feature", 0.5], ["feature", "logit", 2.0]]
-    assert store.features(["toy/toy-set/0/6"])["toy/toy-set/0/6"]["circuits"] == 1
+    assert rows(
+        store,
+        "MATCH (:Circuit {id: $id})-[:CONTAINS]->(a)-[e:ATTRIBUTES]->(b:Node) "
+        "RETURN a.kind, a.token, b.kind, e.weight, e.share ORDER BY e.weight",
+        id=circuit.id,
+    ) == [
+        ["feature", "b", "feature", -1.0, 0.5],
+        ["token", "a", "feature", 0.5, 0.5],
+        ["feature", "b", "logit", 2.0, 0.5],
+    ]
+    assert rows(store, "MATCH (n:Node {kind: 'logit'}) RETURN n.key, n.token, n.probability, n.activation") == [
+        [f"{circuit.id}/logit/2/1/3", "x", 0.75, None]
+    ]
+    assert rows(store, "MATCH (:Circuit)-[:HAS_SUPERNODE]->(s)-[:GROUPS]->(n) RETURN s.name, n.idx") == [["s", 6]]
+    assert rows(store, "MATCH (c:Circuit) RETURN c.prompt, c.model, c.set, c.method, c.nodes, c.edges, c.verdict") == [
+        ["a b", "toy", "toy-set", "attribution", 4, 3, "untested"]
+    ]
+
+
+def test_deleting_the_last_circuit_leaves_nothing(store, make_circuit, project):
+    circuit = make_circuit()
+    store.put_circuit(project(circuit, supernodes=[ImportedSupernode(name="s", node_keys=[circuit.keys[1]])]))
+
     store.delete_circuit(circuit.id)
-    assert store.circuit_ids() == {}
-    assert store.features(["toy/toy-set/0/6"]) == {}
+
+    assert census(store) == ([], [])
+    store.delete_circuit(circuit.id)  # again is fine
 
 
-def test_a_label_is_found_by_meaning_and_by_words(store, make_circuit):
+def test_putting_a_circuit_again_changes_nothing_but_its_names(store, make_circuit, project):
+    circuit = make_circuit()
+    store.put_circuit(project(circuit))
+    before = census(store), store.influences(TOWN)
+
+    store.put_circuit(project(circuit, name="another", verdict="confirmed"))
+
+    assert (census(store), store.influences(TOWN)) == before
+    assert rows(store, "MATCH (c:Circuit) RETURN c.name, c.verdict") == [["another", "confirmed"]]
+
+
+def test_counts_and_influences_are_over_counted_circuits_only(store, make_circuit, project):
+    first, second = make_circuit("a b", (0.5, -1.0, 2.0)), make_circuit("c d", (0.5, 3.0, 2.0))
+    replicate = make_circuit("a b", (0.5, -1.25, 2.0))
+    for circuit, counted in ((first, True), (second, True), (replicate, False)):
+        store.put_circuit(project(circuit, counted=counted))
+
+    assert store.features([TOWN, "toy/toy-set/9/9"]) == {
+        TOWN: {"label": None, "label_score": None, "circuits": 2, "layer": 0, "model": "toy"}
+    }
+    inputs, outputs = store.influences(TOWN)
+    assert inputs == []
+    assert outputs == [
+        {
+            "feature": COLOUR,
+            "label": None,
+            "method": "attribution",
+            "unit": "target pre-activation",
+            "circuits": 2,
+            "prompts": 2,
+            "mean_share": pytest.approx((0.5 + 1.5) / 2),
+            "mean_weight": pytest.approx(1.0),
+            "positive": 0.5,
+        }
+    ]
+
+
+def test_a_promoted_replicate_takes_the_place_of_the_deleted_circuit(store, make_circuit, project):
+    first, replicate = make_circuit("a b", (0.5, -1.0, 2.0)), make_circuit("a b", (0.5, -1.25, 2.0))
+    store.put_circuit(project(first))
+    store.put_circuit(project(replicate, counted=False))
+
+    store.delete_circuit(first.id, project(first))
+    assert store.influences(TOWN)[1] == []
+    store.put_circuit(project(replicate, counted=True))
+
+    (output,) = store.influences(TOWN)[1]
+    assert (output["circuits"], output["mean_weight"]) == (1, pytest.approx(-1.25))
+    assert store.features([TOWN])[TOWN]["circuits"] == 1
+
+
+def test_methods_and_units_are_never_pooled(store, make_circuit, project):
+    one = make_circuit("a b")
+    other = make_circuit("c d").with_record(method=one.record.method.model_copy(update={"weight_unit": "logit"}))
+    store.put_circuit(project(one))
+    store.put_circuit(project(other))
+
+    assert sorted((row["unit"], row["circuits"]) for row in store.influences(TOWN)[1]) == [
+        ("logit", 1),
+        ("target pre-activation", 1),
+    ]
+
+
+def test_a_label_is_found_by_meaning_and_by_words(store):
     store.put_features(
         [
-            FeatureRow("toy/toy-set/0/6", "a town in Texas", 0.9, [1, 0, 0, 0]),
-            FeatureRow("toy/toy-set/1/7", "a colour", None, [0, 1, 0, 0]),
+            FeatureRow(TOWN, "a town in Texas", 0.9, [1, 0, 0, 0]),
+            FeatureRow(COLOUR, "a colour: bläulich, 青い", None, [0, 1, 0, 0]),
         ]
     )
 
-    assert store.nearest([0.9, 0.1, 0, 0], 1)[0][0] == "toy/toy-set/0/6"
-    assert [key for key, _ in store.full_text("texas TOWN", 5)] == ["toy/toy-set/0/6"]
+    near = store.nearest([0.9, 0.1, 0, 0], 2)
+    assert [key for key, _ in near] == [TOWN, COLOUR]
+    assert near[0][1] == pytest.approx((1 + 0.9 / (0.82**0.5)) / 2, abs=0.01)
+    assert [key for key, _ in store.full_text("texas TOWN", 5)] == [TOWN]
+    assert [key for key, _ in store.full_text("bläulich", 5)] == [COLOUR]
+    assert store.full_text("town colour", 5) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["", "  ", "*", "?", '"', "town AND", "OR", "NOT x", "a:b", "[1 TO 2]", "👩‍🚀", "town~", "\\", "^"]
+)
+def test_no_text_breaks_the_full_text_query(store, text):
+    store.put_features([FeatureRow(TOWN, "a town in Texas")])
+
+    assert store.full_text(text, 5) in ([], store.full_text("town", 5))
+
+
+def test_a_label_outlives_its_circuits_and_a_new_one_replaces_it(store, make_circuit, project):
+    circuit = make_circuit()
+    store.put_circuit(project(circuit))
+    store.put_features([FeatureRow(TOWN, "a town", 0.5, [1, 0, 0, 0])])
+    store.put_features([FeatureRow(TOWN, "a city", 0.75)])
+    store.delete_circuit(circuit.id)
+
+    assert store.features([TOWN, COLOUR]) == {
+        TOWN: {"label": "a city", "label_score": 0.75, "circuits": 0, "layer": 0, "model": "toy"}
+    }
+    assert store.full_text("town", 5) == []
+    assert store.nearest([1, 0, 0, 0], 5) == []
+
+
+@pytest.mark.parametrize("embedding", [[1.0, 2.0], [0.0] * 4, [float("nan"), 1, 1, 1], []])
+def test_an_embedding_of_another_encoder_is_refused(store, embedding):
+    with pytest.raises(InputRejected, match="4 finite numbers"):
+        store.put_features([FeatureRow(TOWN, "a town", None, embedding)])
+
+
+def test_concepts_and_collections_are_made_replaced_and_removed(store, make_circuit, project):
+    circuit = make_circuit()
+    store.put_circuit(project(circuit))
+    store.put_concept("places", "ada", [TOWN, "no/such/0/1"])
+    store.put_concept("places", "ada", [TOWN, COLOUR])
+    store.put_collection("mine", "ada", [circuit.id])
+    store.put_collection("mine", "ada", [circuit.id])
+
+    assert rows(store, "MATCH (c:Concept)-[:GROUPS]->(f) RETURN c.name, c.author, f.key ORDER BY f.key") == [
+        ["places", "ada", TOWN],
+        ["places", "ada", COLOUR],
+    ]
+    assert rows(store, "MATCH (k:Collection)-[:HAS]->(c) RETURN k.name, c.id") == [["mine", circuit.id]]
+    store.delete_concept("places")
+    assert rows(store, "MATCH (c:Concept) RETURN c") == []
+
+
+def test_heads_become_components_across_circuits(store, make_circuit, project):
+    for prompt in ("a b", "c d"):
+        circuit = make_circuit(prompt)
+        circuit.nodes.kind[1:3] = 4  # head
+        store.put_circuit(project(circuit))
+
+    assert rows(store, "MATCH (n)-[:OCCURRENCE_OF]->(k:Component) RETURN k.key, k.kind, count(n) ORDER BY k.key") == [
+        ["toy/head/0/6", "head", 2],
+        ["toy/head/1/7", "head", 2],
+    ]
+
+
+def test_names_are_values_and_never_cypher(store, make_circuit, project):
+    evil = "'}) MATCH (n) DETACH DELETE n //`"
+    circuit = make_circuit(evil, model=evil, transcoders=evil)
+    store.put_circuit(
+        project(circuit, name=evil, supernodes=[ImportedSupernode(name=evil, node_keys=[circuit.keys[1]])])
+    )
+    store.put_concept(evil, evil, [])
+    store.put_collection(evil, evil, [circuit.id])
+
+    assert rows(store, "MATCH (c:Circuit) RETURN c.name, c.model") == [[evil, evil]]
+    store.delete_circuit(circuit.id)
+    assert store.circuit_ids() == {}
+
+
+def test_clearing_leaves_an_empty_graph_that_can_be_filled_again(store, make_circuit, project):
+    store.put_circuit(project(make_circuit()))
+    store.put_features([FeatureRow(TOWN, "a town", 0.5, [1, 0, 0, 0])])
+    told = []
+
+    store.clear(lambda what, count: told.append((what, count)))
+
+    assert ("Node", 4) in told
+    assert rows(store, "MATCH (n) RETURN n") == []
+    store.ensure_schema()
+    store.put_features([FeatureRow(TOWN, "a town", 0.5, [1, 0, 0, 0])])
+    assert store.nearest([1, 0, 0, 0], 1)[0][0] == TOWN
+
+
+def test_another_encoder_or_version_asks_for_a_rebuild_and_the_rebuild_works(store, graph_settings):
+    other = GraphStore.connect(graph_settings, dimension=3, encoder="other")
+    try:
+        with pytest.raises(SchemaMismatch, match="test-encoder") as caught:
+            other.ensure_schema()
+        assert "atlas rebuild" in caught.value.hint
+        other.clear()
+        other.ensure_schema()
+        other.put_features([FeatureRow(TOWN, "a town", 0.5, [1, 0, 0])])
+        assert other.nearest([1, 0, 0], 1)[0][0] == TOWN
+        other._connection.write(lambda tx: tx.run("MATCH (m:Meta) SET m.schema = 99").consume())
+        with pytest.raises(SchemaMismatch, match="version 99"):
+            other.ensure_schema()
+    finally:
+        other.clear()
+        other.close()
+
+
+def test_a_store_without_an_encoder_reads_and_a_later_encoder_adds_the_index(graph_settings):
+    plain = GraphStore.connect(graph_settings)
+    plain.ensure_schema()
+    plain.put_features([FeatureRow(TOWN, "a town")])
+    assert plain.nearest([1, 0], 1) == []
+    plain.close()
+
+    later = GraphStore.connect(graph_settings, dimension=2, encoder="e")
+    later.ensure_schema()
+    later.put_features([FeatureRow(TOWN, "a town", None, [1, 0])])
+    assert later.nearest([1, 0], 1)[0][0] == TOWN
+    later.close()
+
+
+def test_somebody_elses_database_is_left_alone(graph_settings):
+    store = GraphStore.connect(graph_settings)
+    store._connection.write(lambda tx: tx.run("CREATE (:Person {name: 'Ada'})").consume())
+    try:
+        with pytest.raises(StoreUnavailable, match="holds other data"):
+            store.ensure_schema()
+        assert store._connection.read(cypher.META) == []
+    finally:
+        store._connection.write(lambda tx: tx.run("MATCH (p:Person) DETACH DELETE p").consume())
+        store.close()
+
+
+def test_the_server_says_what_it_is(store, graph_settings):
+    assert store.server.startswith("Neo4j 5.26" if graph_settings.graph_url else "ArcadeDB 26.")
+    assert store.address.startswith("bolt://127.0.0.1:")

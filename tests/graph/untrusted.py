@@ -90,7 +90,7 @@ INNOCENT = {
     "words in a string": "RETURN 'CREATE (n) SET n.x = 1' AS text",
     "words in double quotes": 'RETURN "DELETE; DROP" AS text',
     "escaped quote in a string": "RETURN 'it\\'s; CREATE (n)' AS text",
-    "quote of the other kind": "RETURN \"it's\" AS a, 'say \"SET x\"' AS b",
+    "quote of the other kind": 'RETURN "it\'s" AS a, \'say "SET x"\' AS b',
     "words in a comment": "MATCH (n:Circuit) /* SET n.x = 1; CREATE (:X) */ RETURN n.name // DELETE n",
     "words in backticks": "WITH 1 AS `CREATE (n)` RETURN `CREATE (n)` AS `SET`",
     "property called set": "MATCH (f:Feature) WHERE f.set = 'toy-set' RETURN f.set",
