@@ -1,1 +1,3 @@
 """The pages of Circuit Atlas: Streamlit, imports `atlas` only."""
+
+PAGES = ("home", "search", "feature", "circuit", "paths", "compare", "cypher")  # as the navigation lists them

@@ -10,9 +10,9 @@ from ui.listing import influence_table, occurrence_table, when
 from ui.shared import heading, note, show
 
 
-def title(detail: FeatureDetail) -> None:
+def title(detail: FeatureDetail, level: str = "h2") -> None:
     name = detail.label or f"Feature {detail.layer}/{detail.index}, not labelled"
-    show(markup.tag("h2", name, cls="ca-head"))
+    show(markup.tag(level, name, cls="ca-head"))
 
 
 def score_sentence(detail: FeatureDetail) -> str:

@@ -91,6 +91,12 @@ def shaded(example: ActivationExample, most: float) -> Safe:
     return tag("p", *spans, cls="ca-tokens ca-shaded")
 
 
+def ticked(text: object) -> Safe:
+    """Escaped text in which `this` is set as code."""
+    pieces = str(text).split("`")
+    return Safe("".join(tag("code", piece) if i % 2 else esc(piece) for i, piece in enumerate(pieces)))
+
+
 def number(value: float | None, digits: int = 3) -> str:
     return "–" if value is None else f"{value:.{digits}g}"
 

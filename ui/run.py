@@ -30,7 +30,8 @@ _FLAGS = {
     "client.toolbarMode": "minimal",
     "client.showErrorDetails": "none",
     "logger.level": "warning",
-    "theme.primaryColor": "#2f6fde",
+    "theme.light.primaryColor": "#2563c9",  # light and dark apart: one colour for both would fix the light theme
+    "theme.dark.primaryColor": "#6ea3f5",
     "theme.baseFontSize": "15",
 }
 
@@ -49,7 +50,7 @@ def launch(
     log = settings.home / "ui.log"
     environment = {**os.environ, "ATLAS_HOME": str(settings.home)}
     flags = [f"--{name}={value}" for name, value in {**_FLAGS, "server.port": str(port)}.items()]
-    command = [sys.executable, "-m", "streamlit", "run", str(files("ui") / "main.py"), *flags]
+    command = [sys.executable, "-m", "streamlit", "run", str(files("ui.app") / "main.py"), *flags]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment, cwd=Path.cwd()

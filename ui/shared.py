@@ -43,7 +43,7 @@ def show(*pieces: object) -> None:
 
 
 def note(text: object) -> None:
-    show(markup.tag("p", text, cls="ca-note"))
+    show(markup.tag("p", markup.ticked(text), cls="ca-note"))
 
 
 def heading(text: object) -> None:
@@ -51,8 +51,8 @@ def heading(text: object) -> None:
 
 
 def problem(error: AtlasError) -> None:
-    hint = [markup.tag("p", error.hint)] if error.hint else []
-    show(markup.tag("div", markup.tag("p", error.message), *hint, cls="ca-alert", role="alert"))
+    hint = [markup.tag("p", markup.ticked(error.hint))] if error.hint else []
+    show(markup.tag("div", markup.tag("p", markup.ticked(error.message)), *hint, cls="ca-alert", role="alert"))
 
 
 @contextlib.contextmanager
@@ -66,10 +66,11 @@ def guarded() -> Iterator[None]:
         st.stop()
 
 
-def begin(title: str) -> None:
-    """Style and heading of a page; `title` is a fixed text."""
+def begin(title: object = None) -> None:
+    """Style of a page, and its heading unless the page has a better one of its own."""
     st.html(markup.css())
-    st.title(title, anchor=False)
+    if title:
+        show(markup.tag("h1", title, cls="ca-title"))
 
 
 def asked(name: str) -> str:

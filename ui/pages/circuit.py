@@ -17,7 +17,7 @@ from ui.shared import asked, begin, get_atlas, guarded, heading, note, problem, 
 
 SLOT = "circuit"
 NODES_LISTED = 100
-begin("Circuit")
+begin("" if asked("circuit") else "Circuits")
 with guarded():
     atlas = get_atlas()
 
@@ -109,7 +109,7 @@ targets = ", ".join(
     for t in record.targets[:6]
 )
 show(
-    markup.tag("h2", circuit_name(detail), cls="ca-head"),
+    markup.tag("h1", circuit_name(detail), cls="ca-title"),
     markup.prompt(circuit.tokens) if circuit.tokens else markup.tag("p", record.prompt),
     markup.tag(
         "p",

@@ -23,19 +23,29 @@ if len(rows) < 2:
     st.stop()
 
 
-def choose(column, name: str, fallback: int) -> str:
+def choose(column, name: str, fallback: str) -> str:
     ids = list(rows)
     wanted = asked(name.lower())
     return column.selectbox(
         f"Circuit {name}",
         ids,
-        index=ids.index(wanted) if wanted in rows else fallback,
+        index=ids.index(wanted if wanted in rows else fallback),
         format_func=lambda i: f"{circuit_name(rows[i])} — {rows[i].prompt}",
     )
 
 
+def first_pair() -> tuple[str, str]:
+    """The newest circuit and the newest other one of its model and transcoders: those can be compared."""
+    for a in rows.values():
+        for b in rows.values():
+            if a.id != b.id and (a.model, a.transcoders) == (b.model, b.transcoders):
+                return a.id, b.id
+    return next(iter(rows)), list(rows)[1]
+
+
+first, second = first_pair()
 left, right = st.columns(2)
-a, b = choose(left, "A", 0), choose(right, "B", 1)
+a, b = choose(left, "A", first), choose(right, "B", second)
 remember(a=a, b=b)
 
 

@@ -43,9 +43,15 @@ note(
 )
 
 
-def cell(value: object) -> object:
-    """A value that a table column can hold: whole graph values as JSON text."""
-    return json.dumps(value, default=str, ensure_ascii=False) if isinstance(value, dict | list) else value
+def column_of(values: list) -> list:
+    """Values of one column as a table can hold them: of one type; graph values and mixed ones become text."""
+    types = {type(value) for value in values if value is not None}
+    if len(types) <= 1 and not types & {dict, list}:
+        return values
+    return [
+        None if v is None else v if isinstance(v, str) else json.dumps(v, default=str, ensure_ascii=False)
+        for v in values
+    ]
 
 
 if run and query.strip():
@@ -61,9 +67,6 @@ answer = st.session_state.get("answer")
 if answer is not None:
     note(f"{len(answer.rows):,} rows" + (", cut off at the row limit." if answer.truncated else "."))
     columns = [f"{name} ({i})" if answer.columns.count(name) > 1 else name for i, name in enumerate(answer.columns)]
-    frame = pd.DataFrame([[cell(value) for value in row] for row in answer.rows], columns=columns)
-    for column in frame.select_dtypes(object).columns:
-        if frame[column].map(type).nunique() > 1:
-            frame[column] = frame[column].map(lambda value: None if value is None else str(value))
+    frame = pd.DataFrame({name: column_of([row[i] for row in answer.rows]) for i, name in enumerate(columns)})
     st.dataframe(frame, hide_index=True, width="stretch")
     st.download_button("Download as CSV", frame.to_csv(index=False), "cypher.csv", "text/csv")

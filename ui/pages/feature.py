@@ -19,6 +19,6 @@ if not key:
     note("A feature is opened from a search, from a circuit, or by its key.")
     show(markup.tag("p", markup.link("search", "Search features by description"), cls="ca-line"))
     st.stop()
-with guarded():
+with guarded(), st.spinner("Looking it up ..."):
     detail = get_atlas().feature(key)
 cards.full(detail)

@@ -51,7 +51,7 @@ if not text.strip():
     )
     st.stop()
 
-with guarded():
+with guarded(), st.spinner("Searching ..."):
     hits = atlas.search(text, model=model or None, layers=chosen, limit=int(limit))
 
 if not hits:

@@ -4,9 +4,9 @@
 
 import { layout, MARGIN } from "./layout.js";
 import { nodeAt, step } from "./hit.js";
-import { byStrength, connections, countAt, fractionFor, grouped, linksOf, visibleLinks } from "./links.js";
+import { byStrength, connections, countAt, fractionFor, grouped, visibleLinks } from "./links.js";
 import { bundle, colours, drawBase, drawOverlay, visibleSpace } from "./draw.js";
-import { element, NodeList, Panel } from "./panel.js";
+import { element, LISTED, NodeList, Panel } from "./panel.js";
 
 const FIRST_LINKS = 600; // drawn before the reader asks for more
 const BURST = 150; // ms; arrow keys held down are sent at most this often
@@ -218,8 +218,12 @@ class Canvas {
     return { payload, place, view, width, height, ratio, visible, shown, names, bundle: this.bundled, colours: this.colours };
   }
 
+  // The links that light up with a node: its strongest inputs and outputs, as many as the panel lists.
   incident(node) {
-    return [...linksOf(this.into, node), ...linksOf(this.outOf, node)].filter((link) => this.passes(link));
+    const { s, t } = this.payload.links;
+    const strongest = (group, ends) => connections(this.payload, group, ends, node)
+      .filter((row) => this.passes(row.link)).slice(0, LISTED).map((row) => row.link);
+    return [...strongest(this.into, s), ...strongest(this.outOf, t)];
   }
 
   passes(link) {

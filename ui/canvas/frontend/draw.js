@@ -120,57 +120,64 @@ function shortened(context, text, room) {
   return room < 12 ? "" : cut + "…";
 }
 
+function paintBands(context, scene) {
+  const { place, view, colours: c, width, height } = scene;
+  const floor = height - MARGIN.bottom + 6;
+  place.rows.forEach((row, i) => {
+    const top = Math.max(0, row.top * view.k + view.ty);
+    const bottom = Math.min(floor, (row.top + row.height) * view.k + view.ty);
+    if (i % 2 === 0 || bottom <= top) return;
+    context.fillStyle = c.soft;
+    context.fillRect(MARGIN.left - 12, top, width, bottom - top);
+  });
+  context.strokeStyle = c.text;
+  context.globalAlpha = 0.1;
+  context.lineWidth = 1;
+  context.beginPath();
+  place.columns.forEach((column, i) => {
+    const left = column.left * view.k + view.tx;
+    if (!i || left < MARGIN.left - 12) return;
+    context.moveTo(left, 0);
+    context.lineTo(left, floor);
+  });
+  context.stroke();
+  context.globalAlpha = 1;
+}
+
+// Layer names at the left, tokens below; they stay put while the stage is moved and are never dimmed.
 function paintAxes(context, scene) {
   const { place, view, payload, colours: c, width, height } = scene;
+  const floor = height - MARGIN.bottom;
   context.font = `12px ${c.font}`;
   context.textBaseline = "middle";
   context.textAlign = "right";
+  context.fillStyle = c.text;
+  context.globalAlpha = 0.7;
   let last = Infinity;
   place.rows.forEach((row, i) => {
-    const top = row.top * view.k + view.ty;
-    const bottom = top + row.height * view.k;
-    if (bottom < 0 || top > height - MARGIN.bottom) return;
-    if (i % 2) {
-      context.globalAlpha = 0.55;
-      context.fillStyle = c.soft;
-      context.fillRect(MARGIN.left - 12, Math.max(0, top), width, Math.min(bottom, height - MARGIN.bottom + 6) - Math.max(0, top));
-    }
-    const middle = (top + bottom) / 2;
-    if (last - middle < 13 && i < place.rows.length - 1) return;
+    const middle = (row.top + row.height / 2) * view.k + view.ty;
+    const crowded = last - middle < 13 && i < place.rows.length - 1;
+    if (middle < 0 || middle > floor + 8 || crowded) return;
     last = middle;
-    context.globalAlpha = 0.75;
-    context.fillStyle = c.text;
     context.fillText(payload.layers[i], MARGIN.left - 18, middle);
   });
   context.globalAlpha = 1;
   context.textAlign = "center";
   place.columns.forEach((column, i) => {
-    const left = column.left * view.k + view.tx;
-    const columnWidth = column.width * view.k;
-    const middle = left + columnWidth / 2;
-    if (middle < MARGIN.left - 12 || middle > width) return;
-    if (i) {
-      context.strokeStyle = c.text;
-      context.globalAlpha = 0.08;
-      context.lineWidth = 1;
-      context.beginPath();
-      context.moveTo(left, 0);
-      context.lineTo(left, height - MARGIN.bottom + 6);
-      context.stroke();
-    }
-    context.globalAlpha = 1;
-    context.fillStyle = c.text;
+    const room = column.width * view.k;
+    const middle = column.left * view.k + view.tx + room / 2;
+    if (middle < MARGIN.left - 12 || middle > width || room < 11) return;
     const text = visibleSpace(payload.tokens[i]);
-    if (columnWidth >= 34) {
-      context.fillText(shortened(context, text, columnWidth - 6), middle, height - MARGIN.bottom + 22);
-    } else if (columnWidth >= 11) {
-      context.save();
-      context.translate(middle, height - MARGIN.bottom + 12);
-      context.rotate(-Math.PI / 2);
-      context.textAlign = "right";
-      context.fillText(shortened(context, text, MARGIN.bottom - 14), 0, 0);
-      context.restore();
+    if (room - 6 >= Math.min(28, context.measureText(text).width)) {
+      context.fillText(shortened(context, text, room - 6), middle, floor + 24);
+      return;
     }
+    context.save();
+    context.translate(middle, floor + 12);
+    context.rotate(-Math.PI / 2);
+    context.textAlign = "right";
+    context.fillText(shortened(context, text, MARGIN.bottom - 14), 0, 0);
+    context.restore();
   });
 }
 
@@ -180,7 +187,7 @@ export function visibleSpace(token) {
 
 export function drawBase(context, scene) {
   prepare(context, scene);
-  paintAxes(context, scene);
+  paintBands(context, scene);
   context.save();
   clipStage(context, scene);
   enterStage(context, scene);
@@ -228,6 +235,7 @@ function paintNames(context, scene, nodes) {
 // state: {hover, click, pins: Set, path: {nodes, links} | null, incident(node) -> links}
 export function drawOverlay(context, scene, state) {
   prepare(context, scene);
+  paintAxes(context, scene);
   const lit = [];
   for (const node of [state.hover, state.click]) if (node >= 0 && !lit.includes(node)) lit.push(node);
   const links = new Set();

@@ -4,12 +4,15 @@ export const MARGIN = { left: 62, right: 18, top: 20, bottom: 58 };
 const SPACING = 13; // wished distance between two nodes of a cell, px
 const NARROWEST = 16; // a column without nodes, px
 
-// Widths that fill `room`: each column its natural width when there is room (the rest shared evenly), squeezed otherwise.
-export function spread(natural, room) {
+// Widths that fill `room`: each column its natural width and a part of what is left by `weight`; squeezed when short.
+export function spread(natural, room, weight = natural.map(() => 1)) {
   const n = natural.length;
   if (!n) return [];
   const wanted = natural.reduce((a, b) => a + b, 0);
-  if (wanted <= room) return natural.map((w) => w + (room - wanted) / n);
+  if (wanted <= room) {
+    const weights = weight.reduce((a, b) => a + b, 0) || 1;
+    return natural.map((w, i) => w + ((room - wanted) * weight[i]) / weights);
+  }
   const least = Math.min(NARROWEST, room / n);
   const excess = natural.map((w) => Math.max(0, w - least));
   const total = excess.reduce((a, b) => a + b, 0) || 1;
@@ -31,13 +34,16 @@ export function layout(payload, width, height) {
     else cells.set(cell, [i]);
   }
 
-  const fullest = new Array(columns).fill(0);
+  // A column's width follows the cells that its nodes find themselves in, so one full cell does not make it wide.
+  const nodes = new Array(columns).fill(0);
+  const squares = new Array(columns).fill(0);
   for (const [cell, list] of cells) {
-    const c = Math.floor(cell / rows);
-    fullest[c] = Math.max(fullest[c], list.length);
+    nodes[Math.floor(cell / rows)] += list.length;
+    squares[Math.floor(cell / rows)] += list.length ** 2;
   }
   const roomAcross = Math.max(10, width - MARGIN.left - MARGIN.right);
-  const widths = spread(fullest.map((n) => (n ? Math.max(30, (n + 1) * SPACING) : NARROWEST)), roomAcross);
+  const natural = nodes.map((n, i) => (n ? Math.max(34, (squares[i] / n + 2) * SPACING) : NARROWEST));
+  const widths = spread(natural, roomAcross, nodes.map((n) => Math.sqrt(n) + 1));
 
   const perLine = widths.map((w) => Math.max(1, Math.floor((w - SPACING * 0.6) / SPACING)));
   const lines = new Array(rows).fill(1);

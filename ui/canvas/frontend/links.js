@@ -56,7 +56,7 @@ export function visibleLinks(payload, order, { count, errors, classes, floor }) 
   return out;
 }
 
-// Connections of one node for the side panel, strongest first: [{link, node, w}].
+// Connections of one node, strongest first: [{link, node, w}].
 export function connections(payload, group, otherEnd, node) {
   return linksOf(group, node)
     .map((link) => ({ link, node: otherEnd[link], w: payload.links.w[link] }))

@@ -3,6 +3,8 @@
 
 import { visibleSpace } from "./draw.js";
 
+export const LISTED = 60; // inputs and outputs shown of the chosen node
+
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -75,8 +77,7 @@ export class Panel {
   }
 
   list(title, note, payload, names, rows) {
-    const most = 60;
-    const items = rows.slice(0, most).map((row) => {
+    const items = rows.slice(0, LISTED).map((row) => {
       const difference = payload.links.c
         ? ` (A ${row.a === null ? "–" : percent(row.a)}, B ${row.b === null ? "–" : percent(row.b)})` : "";
       return element("li", {},
@@ -90,7 +91,7 @@ export class Panel {
     const section = element("section", { "data-list": title.toLowerCase() },
       element("h4", {}, `${title} `, element("small", {}, `${rows.length} · ${note}`)));
     section.append(rows.length ? element("ol", {}, ...items) : element("p", { class: "hint" }, "none"));
-    if (rows.length > most) section.append(element("p", { class: "hint" }, `and ${rows.length - most} weaker`));
+    if (rows.length > LISTED) section.append(element("p", { class: "hint" }, `and ${rows.length - LISTED} weaker`));
     return section;
   }
 }
