@@ -18,6 +18,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -406,9 +407,8 @@ class Atlas:
                 progress(number * LABEL_BATCH, len(stale), "embedding labels")
             ids, texts = [label_id for label_id, _ in batch], [text for _, text in batch]
             vectors = encoder.encode(texts)
-            self.catalog.write(
-                self.actor, lambda session, i=ids, v=vectors: label_store.set_embeddings(session, i, v, record)
-            )
+            store = partial(label_store.set_embeddings, ids=ids, vectors=vectors, record=record)
+            self.catalog.write(self.actor, store)
         if stale:
             self.catalog.write(self.actor, lambda session: label_store.remember_encoder(session, record))
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -13,7 +13,10 @@ class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
 
-class Table(list):
+Row = TypeVar("Row", bound=Record)
+
+
+class Table(list[Row]):
     """A list of records with `.to_pandas()`."""
 
     def to_pandas(self):

@@ -38,7 +38,10 @@ def sort_labels(circuit: Circuit, annotations: Annotations) -> Sorted:
             out.node_labels.append(label)
         else:
             origin = {"circuit": circuit.id, "source": label.source}
-            out.feature_labels.append(NewLabel(feature=key, text=label.text, method=GRAPH_FILE, parameters=origin))
+            version = NewLabel(
+                feature=key, text=label.text, method=GRAPH_FILE, score=None, random_score=None, parameters=origin
+            )
+            out.feature_labels.append(version)
     return out
 
 
@@ -100,7 +103,7 @@ def _merge_pins(session: Session, circuit: Circuit, annotations: Annotations) ->
 
 def _merge_node_labels(session: Session, circuit_id: str, labels: list[ImportedLabel]) -> int:
     query = select(NodeLabel.node_key, NodeLabel.text).where(NodeLabel.circuit_id == circuit_id)
-    known = set(session.execute(query))
+    known = {(key, text) for key, text in session.execute(query)}
     count = 0
     for label in labels:
         text = clean(label.text.strip())

@@ -166,7 +166,7 @@ def listing(
     return rows(session, query.limit(limit) if limit is not None else query)
 
 
-def rows(session: Session, query: Select[tuple[CircuitEntry]]) -> Table[CircuitRow]:
+def rows(session: Session, query: Select[Any]) -> Table[CircuitRow]:
     """List rows for a query of circuits, in its order."""
     entries = list(session.scalars(query))
     model_names = dict(session.execute(select(ModelRow.id, ModelRow.name)).all())

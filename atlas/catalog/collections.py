@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 
@@ -46,7 +48,7 @@ def get(session: Session, name: str) -> tuple[str, list[str]]:
     return row.author, list(session.scalars(members))
 
 
-def members_query(session: Session, name: str) -> Select[tuple[str]]:
+def members_query(session: Session, name: str) -> Select[Any]:
     """Subquery of the circuit ids of a collection. Raises NotFound."""
     get(session, name)
     return select(Membership.circuit_id).where(Membership.collection == clean(name.strip()))

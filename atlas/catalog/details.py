@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from atlas.catalog import annotations, circuits, labels, outbox
+from atlas.catalog import annotations as notes
+from atlas.catalog import circuits, labels, outbox
 from atlas.catalog.values import finite
 from atlas.circuit import KINDS, Circuit, parse_feature_key
 from atlas.errors import NotFound
@@ -20,7 +21,7 @@ MAX_OCCURRENCES = 500
 def node_labels(session: Session, circuit: Circuit) -> dict[int, str]:
     """Label by node row: the feature's current one, unless the node has one of its own."""
     found = labels.of_circuit(session, circuit.id)
-    own = annotations.node_labels(session, circuit.id)
+    own = notes.node_labels(session, circuit.id)
     return found | {circuit.row_of_key[key]: text for key, text in own.items() if key in circuit.row_of_key}
 
 
@@ -36,8 +37,8 @@ def circuit_detail(session: Session, circuit: Circuit) -> CircuitDetail:
         created_by=entry.created_by,
         status="pending" if outbox.is_pending(session, circuit.id) else "ready",
         kinds={kind: count for kind, count in zip(KINDS, kinds, strict=True) if count},
-        supernodes=annotations.supernodes(session, circuit.id),
-        pins=annotations.pins(session, circuit.id),
+        supernodes=notes.supernodes(session, circuit.id),
+        pins=notes.pins(session, circuit.id),
         top_nodes=[node_row(circuit, row, texts.get(row)) for row in strongest(circuit, TOP_NODES)],
         replicates=[other for other in replicates if other != circuit.id],
     )

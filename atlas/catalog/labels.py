@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from sqlalchemy import Select, func, or_, select, update
@@ -123,7 +124,7 @@ def put(
     return stored
 
 
-def _current() -> Select[tuple[str]]:
+def _current() -> Select[Any]:
     """Ids of the current versions: no other version of the feature is of higher rank, or newer in the same rank."""
     better = aliased(Label)
     beats = (better.rank > Label.rank) | ((better.rank == Label.rank) & (better.id > Label.id))

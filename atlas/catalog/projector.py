@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from atlas.catalog import annotations, circuits, collections, concepts, labels, outbox
+from atlas.catalog import annotations as notes
+from atlas.catalog import circuits, collections, concepts, labels, outbox
 from atlas.catalog.database import Catalog
 from atlas.catalog.labels import CurrentLabel, EncoderRecord
 from atlas.catalog.tables import CircuitEntry, OutboxEntry
@@ -154,7 +155,7 @@ class Projector:
             if not circuits.exists(session, circuit_id):
                 return  # deleted since; its own entry follows
             entry = circuits.get(session, circuit_id)
-            detail = description(entry, annotations.supernodes(session, circuit_id))
+            detail = description(entry, notes.supernodes(session, circuit_id))
             projection = projection_from(circuits.blob(session, circuit_id), detail)
         self._connect().put_circuit(projection)
 
