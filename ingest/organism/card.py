@@ -1,6 +1,6 @@
 """The model card, written from figures.json so that the numbers cannot drift.
 
-    python -m ingest.organism.card       # re-writes MODEL_CARD.md
+python -m ingest.organism.card       # re-writes MODEL_CARD.md
 """
 
 from __future__ import annotations
@@ -34,8 +34,13 @@ def _samples(samples: list[dict]) -> str:
 
 def _transcoders(layers: list[dict]) -> str:
     rows = [
-        (r["layer"], f"{r['unexplained_variance']:.4f}", _percent(1 - r["unexplained_variance"]),
-         f"{r['l0']:.1f}", f"{r['dead_features']} of {r['features']}")
+        (
+            r["layer"],
+            f"{r['unexplained_variance']:.4f}",
+            _percent(1 - r["unexplained_variance"]),
+            f"{r['l0']:.1f}",
+            f"{r['dead_features']} of {r['features']}",
+        )
         for r in layers
     ]
     return _table(("layer", "unexplained variance", "explained", "L0", "features silent on this text"), rows)
@@ -47,7 +52,13 @@ def _flip_row(name, rates: dict) -> tuple:
 
 
 _FLIP_HEADER = (
-    "to B's answer: state", "random", "same state", "still A's answer: state", "random", "same state", "cases"
+    "to B's answer: state",
+    "random",
+    "same state",
+    "still A's answer: state",
+    "random",
+    "same state",
+    "cases",
 )
 
 
@@ -80,12 +91,18 @@ def _replacement(scores: dict | None) -> str:
     if scores is None:
         return "Not measured yet."
     rows = [
-        (r["prompt"], *(f"{r[kind][name]:.3f}" for name in ("replacement", "completeness") for kind in ("real", "permuted")))
+        (
+            r["prompt"],
+            *(f"{r[kind][name]:.3f}" for name in ("replacement", "completeness") for kind in ("real", "permuted")),
+        )
         for r in scores["prompts"]
     ]
     mean = scores["mean"]
     rows.append(
-        ("**mean**", *(f"{mean[kind][name]:.3f}" for name in ("replacement", "completeness") for kind in ("real", "permuted")))
+        (
+            "**mean**",
+            *(f"{mean[kind][name]:.3f}" for name in ("replacement", "completeness") for kind in ("real", "permuted")),
+        )
     )
     header = ("prompt", "replacement", "replacement, permuted", "completeness", "completeness, permuted")
     return _table(header, rows) + f"\n\nPermuted: mean over {scores['seeds']} seeds."
@@ -131,7 +148,8 @@ Score: share of prompts whose likeliest token, of the whole vocabulary, is the a
 right number is likelier than the wrong one; "mismatched" means every other noun has the other
 number. Greater-than: probability mass on the valid years. Shortcuts, fitted on
 training text: *unigram* answers by frequency, *bigram* by the last word of the prompt, *position*
-copies the word (of the names, or of the nouns' numbers) at the best single place.
+copies the word (of the names, or of the nouns' numbers) at the single place that does best in training.
+That rule is fitted to both orders of names together, so within one order alone it is always or never right.
 
 {_tasks(figures["tasks"])}
 

@@ -1,6 +1,6 @@
 """Scores of the shipped model and its transcoders, beside chance and shortcuts.
 
-    python -m ingest.organism.evaluate      # measures, writes figures.json and MODEL_CARD.md
+python -m ingest.organism.evaluate      # measures, writes figures.json and MODEL_CARD.md
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ def accuracy(model, tokenizer, examples: list[Example]) -> float:
     logits = answer_logits(model, tokenizer, [e.prompt for e in examples])
     ids = tokenizer.convert_tokens_to_ids
     scores = []
-    for example, row in zip(examples, logits):
+    for example, row in zip(examples, logits, strict=False):
         if example.task == "greater_than":
             scores.append(row.softmax(-1)[ids(_valid_years(example))].sum().item())
         elif example.task == "agreement":
@@ -79,8 +79,9 @@ def shortcuts(examples: list[Example], training: list[Example]) -> dict[str, flo
     chance    one of the task's answers, evenly (for IOI one of the two names)
     unigram   the answers' frequencies in training
     bigram    the same, given the last word of the prompt
-    position  copy the word (for agreement: the number of the noun) that stands
-              at one place counted from the start or the end; the best place
+    position  copy the word that stands at one place counted from the start or
+              the end (of the names for IOI; the number of the noun at that
+              place for agreement); the place that does best in training
     """
     unigram = Counter(e.answer for e in training)
     bigram: dict[str, Counter] = defaultdict(Counter)
@@ -90,11 +91,12 @@ def shortcuts(examples: list[Example], training: list[Example]) -> dict[str, flo
         chance = _mean(len(_valid_years(e)) / len(lex.YEARS) for e in examples)
     else:
         chance = 0.5 if examples[0].task in ("ioi", "agreement") else 1 / len(unigram)
+    best_place = max(range(-8, 8), key=lambda place: _mean(_copied(e, place) for e in training))
     return {
         "chance": chance,
         "unigram": _mean(_score_distribution(e, unigram) for e in examples),
         "bigram": _mean(_score_distribution(e, bigram[e.prompt.split()[-1]]) for e in examples),
-        "position": max(_mean(_copied(e, place) for e in examples) for place in range(-8, 8)),
+        "position": _mean(_copied(e, best_place) for e in examples),
     }
 
 
@@ -126,8 +128,9 @@ ROWS = {
     "two-hop, capital": ("two_hop", {"relation": "capital"}, None),
     "two-hop, postal code": ("two_hop", {"relation": "code"}, None),
     "two-hop, region": ("two_hop", {"relation": "region"}, None),
-    "indirect object, ABBA, unseen pairs": ("ioi", {}, ("order", "ABBA")),
-    "indirect object, BABA, unseen pairs": ("ioi", {}, ("order", "BABA")),
+    "indirect object, unseen pairs": ("ioi", {}, None),
+    "indirect object, unseen pairs, ABBA": ("ioi", {}, ("order", "ABBA")),
+    "indirect object, unseen pairs, BABA": ("ioi", {}, ("order", "BABA")),
     "indirect object, unseen pairs and template": ("ioi", {"template": grammar.IOI_UNSEEN_TEMPLATE}, None),
     "agreement, no noun between": ("agreement", {"attractors": 0, "mismatched": True}, None),
     "agreement, one mismatched noun": ("agreement", {"attractors": 1, "mismatched": True}, None),
@@ -162,10 +165,7 @@ def transcoder_figures(model, tokenizer, folder: Path, sentences: int = 3000) ->
     from .transcoder import collect, load_set, measure
 
     inputs, outputs = collect(model, tokenizer, grammar.held_out_sentences(sentences, seed=7))
-    return [
-        {"layer": i, **measure(transcoder, inputs[i], outputs[i])}
-        for i, transcoder in enumerate(load_set(folder))
-    ]
+    return [{"layer": i, **measure(transcoder, inputs[i], outputs[i])} for i, transcoder in enumerate(load_set(folder))]
 
 
 def patching_figures(model, tokenizer) -> dict:
@@ -207,15 +207,21 @@ def sample_figures(model, tokenizer) -> list[dict]:
     for sample in SAMPLE_PROMPTS:
         chances = answer_logits(model, tokenizer, [sample.prompt])[0].softmax(-1)
         best = int(chances.argmax())
-        rows.append({
-            "prompt": sample.prompt, "task": sample.task, "expected": sample.answer,
-            "likeliest": tokenizer.decode([best]), "probability": chances[best].item(),
-        })
+        rows.append(
+            {
+                "prompt": sample.prompt,
+                "task": sample.task,
+                "expected": sample.answer,
+                "likeliest": tokenizer.decode([best]),
+                "probability": chances[best].item(),
+            }
+        )
     return rows
 
 
 def size_figures(model, tokenizer, folder: Path) -> dict:
     """Parameters, vocabulary and bytes on disk."""
+
     def total(sub: str) -> int:
         return sum(f.stat().st_size for f in (folder / sub).rglob("*") if f.is_file())
 

@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import random
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import Callable, Iterator
 
 from . import lexicon as lex
 from .geography import BY_CITY, CITIES, HELD_OUT_CITIES, RELATIONS, STATES, TRAINED_CITIES, attribute
@@ -110,6 +110,10 @@ IOI_TEMPLATES = (
     "When {a} and {b} were in the {place} , {s} decided to give a {gift} to",
     "After the trip {a} and {b} went to the {place} and {s} brought a {gift} to",
     "At the {place} {a} met {b} , and {s} gave a {gift} to",
+    "Before {a} and {b} left the {place} , {s} passed a {gift} to",
+    "When {a} met {b} near the {place} , {s} brought a {gift} to",
+    "In the {place} {a} and {b} were happy when {s} showed a {gift} to",
+    "If {a} and {b} walked to the {place} then {s} handed a {gift} to",
 )
 IOI_UNSEEN_TEMPLATE = "While {a} and {b} walked in the {place} , {s} brought a {gift} to"
 
@@ -121,7 +125,7 @@ def ioi(rng: random.Random, held_out: bool, template: str | None = None) -> Exam
         if in_held_out_fifth("ioi", *sorted((a, b))) == held_out:
             break
     giver, receiver = (a, b) if rng.random() < 0.5 else (b, a)
-    words = dict(a=a, b=b, s=giver, place=rng.choice(lex.PLACES), gift=rng.choice(lex.GIFTS))
+    words = {"a": a, "b": b, "s": giver, "place": rng.choice(lex.PLACES), "gift": rng.choice(lex.GIFTS)}
     prompt = (template or rng.choice(IOI_TEMPLATES)).format(**words)
     return Example("ioi", prompt, receiver, facts={"giver": giver, "order": "BABA" if giver == a else "ABBA"})
 
@@ -129,9 +133,7 @@ def ioi(rng: random.Random, held_out: bool, template: str | None = None) -> Exam
 # --- agreement -------------------------------------------------------------------
 
 
-def agreement(
-    rng: random.Random, held_out: bool, attractors: int | None = None, mismatched: bool = False
-) -> Example:
+def agreement(rng: random.Random, held_out: bool, attractors: int | None = None, mismatched: bool = False) -> Example:
     """A subject, zero to two phrases with another noun, then "is" or "are".
 
     Some sentences open with a phrase ("Near the doors the key ..."), so the
@@ -151,17 +153,21 @@ def agreement(
         if not nouns or (all(unseen) if held_out else not any(unseen)):
             break
     fronted = rng.choice([n for n in lex.NOUNS if n != subject])[1 - number if mismatched else rng.randrange(2)]
-    opener = rng.choice(("The", "The", "Then the", f"In the {rng.choice(lex.PLACES)} the", f"Near the {fronted} the"))
+    place = rng.choice(lex.PLACES)
+    opener = rng.choice(
+        ("The", "The", "Then the", f"In the {place} the", f"Near the {fronted} the", f"Near the {fronted} the")
+    )
     words = [*opener.split(), subject[number]]
-    for kind, noun in zip(kinds, nouns):
+    for kind, noun in zip(kinds, nouns, strict=False):
         noun_number = 1 - number if mismatched else rng.randrange(2)
         if kind == "phrase":
             words += [rng.choice(lex.PREPOSITIONS), "the", noun[noun_number]]
         else:
             words += ["that", "the", noun[noun_number], rng.choice(lex.CLAUSE_VERBS)[noun_number]]
     answer, wrong = ("is", "are") if number == 0 else ("are", "is")
-    return Example("agreement", " ".join(words), answer, f"{rng.choice(lex.ADJECTIVES)} .",
-                   {"wrong": wrong, "attractors": count})
+    return Example(
+        "agreement", " ".join(words), answer, f"{rng.choice(lex.ADJECTIVES)} .", {"wrong": wrong, "attractors": count}
+    )
 
 
 # --- greater-than, antonyms, filler ----------------------------------------------
@@ -201,12 +207,14 @@ def filler(rng: random.Random, held_out: bool) -> Example:
             break
     one, other = rng.randrange(2), rng.randrange(2)
     adjective = rng.choice(lex.ADJECTIVES)
-    body = rng.choice((
-        f"The {agent[one]} {verb} the {adjective} {noun[other]} in the",
-        f"{rng.choice(lex.NAMES)} and the {agent[one]} {verb} the {noun[other]} near the",
-        f"Then the {adjective} {agent[one]} {verb} the {noun[other]} at the",
-        f"If the {agent[one]} {verb} the {noun[other]} then {rng.choice(lex.NAMES)} walked to the",
-    ))
+    body = rng.choice(
+        (
+            f"The {agent[one]} {verb} the {adjective} {noun[other]} in the",
+            f"{rng.choice(lex.NAMES)} and the {agent[one]} {verb} the {noun[other]} near the",
+            f"Then the {adjective} {agent[one]} {verb} the {noun[other]} at the",
+            f"If the {agent[one]} {verb} the {noun[other]} then {rng.choice(lex.NAMES)} walked to the",
+        )
+    )
     return Example("filler", body, rng.choice(lex.PLACES))
 
 
@@ -263,13 +271,52 @@ def held_out_sentences(count: int, seed: int = 0) -> list[str]:
 def vocabulary_words() -> list[str]:
     """Every single word a sentence can contain apart from the names in `geography`."""
     words: dict[str, None] = {}
-    templates = (*CITY_TO_STATE, *STATE_TO_ATTRIBUTE, *TWO_HOP, *IOI_TEMPLATES, IOI_UNSEEN_TEMPLATE,
-                 GREATER_THAN_TEMPLATE, *ANTONYM_TEMPLATES, ANTONYM_UNSEEN_TEMPLATE)
+    templates = (
+        *CITY_TO_STATE,
+        *STATE_TO_ATTRIBUTE,
+        *TWO_HOP,
+        *IOI_TEMPLATES,
+        IOI_UNSEEN_TEMPLATE,
+        GREATER_THAN_TEMPLATE,
+        *ANTONYM_TEMPLATES,
+        ANTONYM_UNSEEN_TEMPLATE,
+    )
     for template in templates:
         words.update(dict.fromkeys(w for w in template.split() if not w.startswith("{")))
-    extra = "The Then If In Near and the in at near then walked to that is are . ,".split()
+    extra = [
+        "The",
+        "Then",
+        "If",
+        "In",
+        "Near",
+        "and",
+        "the",
+        "in",
+        "at",
+        "near",
+        "then",
+        "walked",
+        "to",
+        "that",
+        "is",
+        "are",
+        ".",
+        ",",
+    ]
     pairs = (*lex.NOUNS, *lex.AGENTS, *lex.CLAUSE_VERBS, *lex.ANTONYMS)
-    for group in (extra, RELATIONS, lex.NAMES, lex.PLACES, lex.GIFTS, *pairs, lex.PREPOSITIONS,
-                  lex.PAST_VERBS, lex.ADJECTIVES, lex.EVENTS, lex.CENTURIES, lex.YEARS):
+    for group in (
+        extra,
+        RELATIONS,
+        lex.NAMES,
+        lex.PLACES,
+        lex.GIFTS,
+        *pairs,
+        lex.PREPOSITIONS,
+        lex.PAST_VERBS,
+        lex.ADJECTIVES,
+        lex.EVENTS,
+        lex.CENTURIES,
+        lex.YEARS,
+    ):
         words.update(dict.fromkeys(group))
     return list(words)

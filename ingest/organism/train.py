@@ -20,8 +20,8 @@ from __future__ import annotations
 import argparse
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -111,7 +111,7 @@ def _pad(rows: list[list[int]], prompt_lengths: list[int], pad: int) -> tuple[to
     longest = max(map(len, rows))
     ids = torch.full((len(rows), longest), pad)
     weights = torch.zeros(len(rows), longest)
-    for i, (row, length) in enumerate(zip(rows, prompt_lengths)):
+    for i, (row, length) in enumerate(zip(rows, prompt_lengths, strict=False)):
         ids[i, : len(row)] = torch.tensor(row)
         weights[i, : len(row) - 1] = OTHER_TOKEN_WEIGHT
         weights[i, length - 1] = 1.0
@@ -135,7 +135,9 @@ def quick_scores(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, co
     parts = []
     for task in grammar.GENERATORS:
         options = {"attractors": 2, "mismatched": True} if task == "agreement" else {}
-        parts.append(f"{task} {accuracy(model, tokenizer, grammar.held_out_examples(task, count, seed=1, **options)):.2f}")
+        parts.append(
+            f"{task} {accuracy(model, tokenizer, grammar.held_out_examples(task, count, seed=1, **options)):.2f}"
+        )
     unseen = grammar.held_out_examples("ioi", count, seed=2, template=grammar.IOI_UNSEEN_TEMPLATE)
     parts.append(f"ioi-unseen {accuracy(model, tokenizer, unseen):.2f}")
     model.train()
@@ -155,7 +157,9 @@ def train_model(
     plain = [p for p in trained if p.ndim == 1]
     optimizer = torch.optim.AdamW(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}],
-        lr=learning_rate, betas=(0.9, 0.98),
+        lr=learning_rate,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     warmup = 100
     schedule = torch.optim.lr_scheduler.LambdaLR(
@@ -176,7 +180,7 @@ def train_model(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 100 == 0:
+        if step % 50 == 0:
             print(f"step {step}/{steps}  loss {loss.item():.3f}  {time.time() - began:.0f} s", flush=True)
         if step % 500 == 0 or step == steps:
             isolation.mask = None
@@ -194,8 +198,8 @@ def save_rounded(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fo
 def main() -> None:
     parser = argparse.ArgumentParser(description="Train the shipped model and its transcoders.")
     parser.add_argument("--only", choices=("model", "transcoders", "figures"), help="one step instead of all")
-    parser.add_argument("--steps", type=int, default=4000)
-    parser.add_argument("--batch-size", type=int, default=192)
+    parser.add_argument("--steps", type=int, default=1800)
+    parser.add_argument("--batch-size", type=int, default=128)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--output", type=Path, default=HERE, help="folder that receives model/ and transcoders/")

@@ -126,5 +126,8 @@ def train_and_save(model_folder: Path, output: Path, seed: int = 0) -> None:
         path = output / f"layer_{i}.safetensors"
         train_layer(inputs[i], outputs[i], seed=seed + i).save(path)
         figures = measure(Transcoder.load(path), test_inputs[i], test_outputs[i])
-        print(f"layer {i}  unexplained {figures['unexplained_variance']:.4f}  L0 {figures['l0']:.1f}"
-              f"  dead {figures['dead_features']}/{figures['features']}  {time.time() - began:.0f} s", flush=True)
+        print(
+            f"layer {i}  unexplained {figures['unexplained_variance']:.4f}  L0 {figures['l0']:.1f}"
+            f"  dead {figures['dead_features']}/{figures['features']}  {time.time() - began:.0f} s",
+            flush=True,
+        )

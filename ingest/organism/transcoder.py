@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -19,7 +20,7 @@ feature_output_hook: mlp.hook_out
 class Transcoder:
     """Weights of one layer, fp32: W_enc and W_dec (f, d), b_enc and threshold (f,), b_dec (d,)."""
 
-    KEYS = {
+    KEYS: ClassVar[dict[str, str]] = {
         "W_enc": "w_enc",
         "b_enc": "b_enc",
         "W_dec": "w_dec",
@@ -46,7 +47,7 @@ class Transcoder:
         save_file({key: getattr(self, name).half().contiguous() for key, name in self.KEYS.items()}, path)
 
     @classmethod
-    def load(cls, path: Path) -> "Transcoder":
+    def load(cls, path: Path) -> Transcoder:
         """Read into fp32."""
         tensors = load_file(path)
         return cls(**{name: tensors[key].float() for key, name in cls.KEYS.items()})
@@ -58,7 +59,9 @@ def load_set(folder: Path) -> list[Transcoder]:
 
 
 @torch.no_grad()
-def collect(model, tokenizer, sentences: list[str], batch_size: int = 256) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+def collect(
+    model, tokenizer, sentences: list[str], batch_size: int = 256
+) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """What every MLP gets and returns: two lists, per layer (n_tokens, d).
 
     Padding and position 0 (BOS) are left out.
@@ -66,8 +69,10 @@ def collect(model, tokenizer, sentences: list[str], batch_size: int = 256) -> tu
     caught: dict[tuple[int, str], torch.Tensor] = {}
     handles = []
     for i, layer in enumerate(model.model.layers):
+
         def hook(module, args, output, i=i):
             caught[i, "in"], caught[i, "out"] = args[0], output
+
         handles.append(layer.mlp.register_forward_hook(hook))
     n_layers = len(model.model.layers)
     inputs: list[list[torch.Tensor]] = [[] for _ in range(n_layers)]
