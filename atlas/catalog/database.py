@@ -102,15 +102,14 @@ class Catalog:
         Work that lost a race for a unique key (the same new model, say) or a deadlock is done again, so it must not change
         anything but the database.
         """
-        for attempt in range(_ATTEMPTS):
-            try:
-                return self._write_once(actor, work)
-            except (exc.IntegrityError, exc.OperationalError) as error:
-                raced = isinstance(error, exc.IntegrityError) or getattr(error.orig, "sqlstate", "") in _RACES
-                if not raced or attempt == _ATTEMPTS - 1:
-                    with translated(self.place):
+        with translated(self.place):
+            for _ in range(_ATTEMPTS - 1):
+                try:
+                    return self._write_once(actor, work)
+                except exc.DBAPIError as error:
+                    if not _lost_race(error):
                         raise
-        raise AssertionError("unreachable")
+            return self._write_once(actor, work)
 
     def _write_once(self, actor: str, work: Callable[[Session], T]) -> T:
         with Session(self.engine, expire_on_commit=False, info={"actor": actor}) as session, session.begin():
@@ -165,6 +164,10 @@ class Catalog:
 
     def close(self) -> None:
         self.engine.dispose()
+
+
+def _lost_race(error: exc.DBAPIError) -> bool:
+    return isinstance(error, exc.IntegrityError) or getattr(error.orig, "sqlstate", "") in _RACES
 
 
 def _acquired(guard: FileLock, wait: float) -> bool:

@@ -34,6 +34,8 @@ _POSTGRES = {
     "3D000": ("does not exist", "Create the database, or correct ATLAS_CATALOG_URL."),
 }
 
+_CONNECTING = {"password authentication failed": "28P01", "role ": "28000", "does not exist": "3D000"}
+
 
 @contextmanager
 def translated(place: str) -> Iterator[None]:
@@ -68,9 +70,9 @@ def _describe(error: exc.SQLAlchemyError) -> tuple[str, str] | None:
     if isinstance(error, exc.TimeoutError):
         return "gives no free connection", "Try again, or raise the number of connections of its server."
     if isinstance(error, exc.OperationalError) or getattr(error, "connection_invalidated", False):
-        text = str(cause)
-        for known in ("28P01", "3D000"):
-            if ("password" if known == "28P01" else "does not exist") in text:
-                return _POSTGRES[known]
+        text = str(cause)  # the driver gives no code when it cannot connect
+        for words, state in _CONNECTING.items():
+            if words in text:
+                return _POSTGRES[state]
         return "cannot be reached", "Check ATLAS_CATALOG_URL and that the database server runs."
     return None
