@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any, TypeVar
 
 import neo4j
@@ -43,9 +44,9 @@ class Connection:
             endpoint = self.endpoint = embedded.start(settings)
             self.address, self.user = endpoint.url, "root"
             self.database = embedded.owner.DATABASE
-            self.dialect = ArcadeDialect(endpoint, self.database)
+            self.dialect = ArcadeDialect(endpoint, self.database, settings.embedded_folder)
             password = endpoint.root_password
-        with translated(self.address, self.user):
+        with self.translated():
             self.driver = self.open_driver(self.user, password)
             try:
                 self.driver.verify_connectivity()
@@ -93,12 +94,17 @@ class Connection:
             self.close()
             self.connect()
 
+    def translated(self) -> AbstractContextManager[None]:
+        """Turns whatever the driver raises inside into one sentence."""
+        folder = self.settings.embedded_folder if self.endpoint is not None else None
+        return translated(self.address, self.user, folder)
+
     def session(self, **options: Any) -> neo4j.Session:
         return self.driver.session(database=self.database, **options)
 
     def run(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """One statement of ours in a transaction of its own: schema commands."""
-        with translated(self.address, self.user), self.session() as session:
+        with self.translated(), self.session() as session:
             return session.run(statement, parameters or {}).data()
 
     def read(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
@@ -126,7 +132,7 @@ class Connection:
     def _healed(self, call: Callable[[], T]) -> T:
         """`call`, once more on a new connection when the embedded server went away meanwhile."""
         self.refresh()
-        with translated(self.address, self.user):
+        with self.translated():
             try:
                 return call()
             except (driver_errors.ServiceUnavailable, driver_errors.SessionExpired, driver_errors.AuthError) as error:
@@ -135,7 +141,7 @@ class Connection:
                 log.warning("the embedded graph server went away (%s); starting it again", first_line(error))
                 self.close()
                 self.connect()
-        with translated(self.address, self.user):
+        with self.translated():
             return call()
 
     def close(self) -> None:

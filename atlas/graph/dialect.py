@@ -13,6 +13,7 @@ import urllib.request
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import neo4j
@@ -21,6 +22,7 @@ from neo4j import exceptions as driver
 from atlas.errors import QueryRefused, StoreUnavailable
 from atlas.graph import cypher
 from atlas.graph.embedded import Endpoint
+from atlas.graph.trouble import disk_is_full, to_atlas_error
 
 if TYPE_CHECKING:
     from atlas.graph.connection import Connection
@@ -69,8 +71,8 @@ class Neo4jDialect:
 class ArcadeDialect:
     """The embedded server. Its search indexes are made by SQL over HTTP, under the names the Cypher procedures ask for."""
 
-    def __init__(self, endpoint: Endpoint, database: str) -> None:
-        self.endpoint, self.database = endpoint, database
+    def __init__(self, endpoint: Endpoint, database: str, folder: Path) -> None:
+        self.endpoint, self.database, self.folder = endpoint, database, folder
 
     def create_search_indexes(self, connection: Connection, dimension: int | None) -> None:
         for label in cypher.LABELS:
@@ -148,6 +150,8 @@ class ArcadeDialect:
             with opener.open(call, timeout=300) as answer:
                 return json.loads(answer.read())["result"]
         except urllib.error.HTTPError as error:
+            if disk_is_full(self.folder):
+                raise to_atlas_error(error, self.endpoint.url, folder=self.folder) from error
             said = error.read().decode("utf-8", "replace")[:300]
             raise StoreUnavailable(
                 f"The embedded graph server refused a command: {said}", "Its log says more."

@@ -20,8 +20,15 @@ from filelock import FileLock, Timeout
 
 from atlas.errors import StoreUnavailable
 from atlas.graph import owner
+from atlas.graph.trouble import disk_is_full
 from atlas.settings import Settings
 
+_SAYS_NOTHING = (
+    "at ",
+    "...",
+    "Error: Could not create the Java Virtual Machine",
+    "Error: A fatal exception has occurred",
+)
 _OWN_SERVER = "Set ATLAS_GRAPH_URL to a Neo4j server (bolt:// or neo4j://) to use that instead."
 
 
@@ -162,7 +169,7 @@ def _launch(folder: Path, settings: Settings) -> Endpoint:
 
 def _fail(log: Path, begin: int) -> Endpoint:
     text = _log_since(log, begin)
-    if "No space left on device" in text:
+    if "No space left on device" in text or disk_is_full(log.parent):
         raise StoreUnavailable(
             f"The disk of {log.parent} is full, so the embedded graph server cannot start.",
             "Free some space, then try again.",
@@ -191,7 +198,7 @@ def _log_since(log: Path, begin: int) -> str:
 def _telling_line(text: str) -> str:
     """The last line that tells something: not the owner's own, not a stack frame."""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith(("at ", "...")) and " owner: " not in line]
+    telling = [line for line in lines if not line.startswith(_SAYS_NOTHING) and " owner: " not in line]
     return (telling or lines or ["(nothing)"])[-1][:300].rstrip(".")
 
 

@@ -17,7 +17,7 @@ from neo4j import graph, spatial, time
 from atlas.errors import QueryFailed, QueryRefused
 from atlas.graph.connection import Connection
 from atlas.graph.guard import guard
-from atlas.graph.trouble import TIMED_OUT, first_line, translated
+from atlas.graph.trouble import TIMED_OUT, first_line
 from atlas.records import CypherResult
 
 
@@ -28,7 +28,7 @@ def run_untrusted(
     guarded = guard(query, params, limit + 1)
     text = f"EXPLAIN {guarded.text}" if guarded.explain else guarded.text
     connection.refresh()
-    with translated(connection.address, connection.user):
+    with connection.translated():
         try:
             with connection.dialect.open_read(connection, text, params, timeout) as answer:
                 columns = list(answer.keys())

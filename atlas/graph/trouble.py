@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from neo4j import exceptions as driver
 
@@ -17,18 +19,31 @@ TIMED_OUT = (
 )
 
 
+_FULL = 8 * 2**20  # bytes; a disk with less free than this explains a failure that says nothing
+
+
 @contextmanager
-def translated(address: str, user: str = "") -> Iterator[None]:
-    """Raises StoreUnavailable for whatever the driver raises inside; errors of ours pass unchanged."""
+def translated(address: str, user: str = "", folder: Path | None = None) -> Iterator[None]:
+    """Raises StoreUnavailable for whatever the driver raises inside; errors of ours pass unchanged.
+
+    `folder`: where the server keeps its files, when that is on this machine.
+    """
     try:
         yield
     except AtlasError:
         raise
     except (driver.Neo4jError, driver.DriverError, OSError, ValueError) as error:
-        raise to_atlas_error(error, address, user) from error
+        raise to_atlas_error(error, address, user, folder) from error
 
 
-def to_atlas_error(error: BaseException, address: str, user: str = "") -> AtlasError:
+def disk_is_full(folder: Path | None) -> bool:
+    try:
+        return folder is not None and shutil.disk_usage(folder).free < _FULL
+    except OSError:
+        return False
+
+
+def to_atlas_error(error: BaseException, address: str, user: str = "", folder: Path | None = None) -> AtlasError:
     """The most specific sentence for `error`, judged by its type, its code, then the texts of its causes."""
     where = f"The graph server at {address}"
     text = " / ".join(_chain(error))
@@ -47,7 +62,8 @@ def to_atlas_error(error: BaseException, address: str, user: str = "") -> AtlasE
         return StoreUnavailable(
             f"{where} has no database of that name: {first_line(error)}.", "Set ATLAS_GRAPH_DATABASE."
         )
-    if "No space left on device" in text or "OutOfDiskSpace" in code or "disk is full" in text.lower():
+    told = "No space left on device" in text or "OutOfDiskSpace" in code or "disk is full" in text.lower()
+    if told or (not isinstance(error, driver.AuthError | driver.CypherSyntaxError) and disk_is_full(folder)):
         return StoreUnavailable(
             f"The disk of the graph server at {address} is full.", "Free some space there, then try again."
         )
