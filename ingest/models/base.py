@@ -48,8 +48,8 @@ class Frozen(ABC):
         """(B, p, d) gradient after the MLP's addition -> gradient at the output hook."""
 
     @abstractmethod
-    def input_back(self, layer: int, grad: torch.Tensor, positions: torch.Tensor | slice) -> torch.Tensor:
-        """(..., d) gradient at the input hook at `positions` -> gradient at the residual stream before the MLP."""
+    def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
+        """(B, d) or (B, p, d) gradient at the input hook at `positions` -> gradient at the residual stream before the MLP."""
 
     @abstractmethod
     def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:

@@ -6,6 +6,8 @@ only shape the attention patterns, which are frozen, and a constant (the value b
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 
@@ -103,7 +105,7 @@ class _FrozenLlama(Frozen):
     def output_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         return grad
 
-    def input_back(self, layer: int, grad: torch.Tensor, positions: torch.Tensor | slice) -> torch.Tensor:
+    def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
         scale = self.input_scales[layer]
         return grad if scale is None else grad * scale[positions]
 
@@ -119,7 +121,7 @@ class _FrozenLlama(Frozen):
         )
 
 
-def _scale(stream: torch.Tensor, norm: nn.Module) -> torch.Tensor:
+def _scale(stream: torch.Tensor, norm: Any) -> torch.Tensor:
     """(P,) one over the RMSNorm's denominator, computed in float32 as the norm does."""
     return torch.rsqrt(stream.float().square().mean(dim=-1) + norm.variance_epsilon).to(stream.dtype)
 
@@ -131,7 +133,7 @@ def _at_input_hook(seen: dict, layer: int, norm: nn.Module, input_hook: str) -> 
     return mid if input_hook == "hook_resid_mid" else mid * _scale(mid, norm)[..., None]
 
 
-def _attention_constant(attention: nn.Module, group: int) -> torch.Tensor | None:
+def _attention_constant(attention: Any, group: int) -> torch.Tensor | None:
     """(d,) what the biases of values and output add at every position (a softmax row sums to 1); None without biases."""
     constant = attention.o_proj.bias
     if attention.v_proj.bias is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -79,13 +80,14 @@ def _model_type(folder: Path) -> str:
         ) from error
 
 
-def _read(folder: Path, dtype: torch.dtype):
+def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+    """(network, tokenizer). Raises ModelRejected, also for weights that transformers would fill in at random."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
     try:
-        network, report = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, dtype=dtype, attn_implementation="eager", output_loading_info=True, local_files_only=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
@@ -94,6 +96,7 @@ def _read(folder: Path, dtype: torch.dtype):
         raise ModelRejected(
             f"The model in {folder} cannot be loaded: {reason}.", "Fetch or train the model again."
         ) from error
+    network, report = loaded
     missing = sorted(report["missing_keys"])
     if missing or report.get("mismatched_keys"):
         # transformers would go on with random weights in their place

@@ -102,7 +102,7 @@ def question(
     ids: list[int],
     prompt: str | None,
     parameters: dict[str, Any],
-    thresholds: dict[str, float | None],
+    thresholds: dict[str, float],
 ) -> CircuitRecord:
     """The record of what is asked; its trace key is known before any tracing."""
     text = prompt if prompt is not None else model.tokenizer.decode(ids, skip_special_tokens=True)
@@ -118,7 +118,7 @@ def question(
         ),
         transcoders=SetRef(name=transcoders.name, revision=transcoders.revision, hash=transcoders.hash),
         method=Method(parameters=parameters),
-        thresholds=thresholds,
+        thresholds=dict(thresholds),
     )
 
 
@@ -133,7 +133,8 @@ def trace_circuit(
     progress: Progress | None = None,
 ) -> Circuit:
     """The circuit that answers the question, computed without any atlas."""
-    parameters, thresholds = asked.method.parameters, asked.thresholds
+    parameters = asked.method.parameters
+    node_threshold, edge_threshold = (asked.thresholds[name] or 0.0 for name in ("node", "edge"))
     full = attribute(
         model,
         transcoders,
@@ -150,7 +151,7 @@ def trace_circuit(
         chosen = strongest_features(full, limit)
         capped = full.keep_features(chosen)
         rows = np.concatenate([np.flatnonzero(chosen), np.arange(full.order.n_features, full.order.size)])
-    pruned = prune(capped, thresholds["node"], thresholds["edge"])
+    pruned = prune(capped, node_threshold, edge_threshold)
     explained = np.zeros(full.order.n_features, bool)
     explained[rows[capped.order.features][pruned.nodes[capped.order.features]]] = True
     whole, after = scores(full), scores(full, explained)
