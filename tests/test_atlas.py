@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -165,7 +166,7 @@ def test_a_rebuild_that_was_killed_half_way_is_finished_by_the_next_use(graph_se
         whole = graph_content(before)
         # As a kill leaves it: announced, cleared, one of three circuits in.
         before.catalog.write("me", lambda session: outbox.announce(session, "rebuild", cleared=True))
-        store = before._projector._store
+        store = before._projector.connected
         for circuit_id in before.catalog.circuit_ids()[1:]:
             store.delete_circuit(circuit_id)
     with Atlas.open(settings=graph_settings) as after:
@@ -182,6 +183,14 @@ def test_one_circuit_that_cannot_be_projected_keeps_no_other_out(atlas, make_cir
     with atlas.catalog.read() as session:
         left = session.query(OutboxEntry).one()
     assert "no such collection" in left.error
+
+
+def test_threads_of_one_process_may_share_an_atlas(atlas, make_circuit):
+    circuits = [make_circuit(f"prompt {number % 4}", (0.5, -1.0, 1.0 + number % 4)) for number in range(8)]
+    with ThreadPoolExecutor(4) as pool:
+        added = list(pool.map(atlas.add, circuits))
+    assert sum(not one.already for one in added) == 4
+    assert atlas.graph.circuit_ids() == {circuit.id: "ready" for circuit in circuits}
 
 
 def test_what_no_store_could_keep_is_refused_before_anything_is_written(atlas, make_circuit):

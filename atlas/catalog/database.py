@@ -36,6 +36,8 @@ class Catalog:
             ) from None
         if self.url.get_backend_name() == "sqlite" and not self.url.database:
             raise UsageError("The catalog cannot be an in-memory database.", "Name a file in ATLAS_CATALOG_URL.")
+        if self.url.drivername == "postgresql":
+            self.url = self.url.set(drivername="postgresql+psycopg")  # one driver, whatever SQLAlchemy's default is
         self.place = self.url.render_as_string(hide_password=True)
         self.is_sqlite = self.url.get_backend_name() == "sqlite"
         if self.is_sqlite:
