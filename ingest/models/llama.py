@@ -33,7 +33,7 @@ class LlamaModel(Model):
             ]
         try:
             ids = torch.tensor([token_ids], device=self.device)
-            result = self.network(input_ids=ids, use_cache=False)
+            result = self.network(input_ids=ids, use_cache=False, logits_to_keep=1)
         finally:
             for handle in handles:
                 handle.remove()

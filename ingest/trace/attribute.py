@@ -248,17 +248,20 @@ def _all_rows(
         while start < len(there):
             batch = there[start : start + size]
             try:
-                effects, constant = engine.rows(targets.layer[batch], targets.row[batch], position)
+                computed = engine.rows(targets.layer[batch], targets.row[batch], position)
             except (torch.OutOfMemoryError, MemoryError) as error:
-                if size == 1:
+                if len(batch) == 1:
                     raise ModelRejected(
                         "There is not enough memory to trace a single target.",
                         "Use a shorter prompt or another device.",
                     ) from error
-                size = max(1, min(size, len(batch)) // 2)
+                computed = None  # the exception holds the failed batch's tensors until this block ends
+            if computed is None:
+                size = len(batch) // 2
                 if engine.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
+            effects, constant = computed
             found = effects.nonzero(as_tuple=True)
             counts.append(torch.bincount(found[0], minlength=len(batch)).cpu().numpy())
             columns.append(found[1].to(torch.int32).cpu().numpy())
@@ -270,10 +273,10 @@ def _all_rows(
             if progress:
                 progress(done, len(targets.row), "targets")
     # rows were computed by position; put them into node order, rows without inputs empty
-    computed = np.concatenate(finished)
+    rows = np.concatenate(finished)
     stacked = _csr(np.concatenate(counts), np.concatenate(columns), np.concatenate(weights), order.size)
-    row_of = np.full(order.size, len(computed))  # the appended empty row
-    row_of[computed] = np.arange(len(computed))
+    row_of = np.full(order.size, len(rows))  # the appended empty row
+    row_of[rows] = np.arange(len(rows))
     return stacked[row_of], constants
 
 

@@ -24,7 +24,7 @@ def choose_logits(
         chosen = chosen[torch.argsort(probabilities[chosen], descending=True, stable=True)]
     else:
         top = torch.topk(probabilities, min(max_logits, len(probabilities)))
-        enough = int((torch.cumsum(top.values.double(), dim=0) < logit_mass).sum()) + 1
+        enough = int((torch.cumsum(top.values.cpu().double(), dim=0) < logit_mass).sum()) + 1
         chosen = top.indices[:enough]
     return chosen, probabilities[chosen]
 
