@@ -82,11 +82,13 @@ def test_logits_of_one_word_at_several_places_pair_in_order():
     a = draw([("logit", 2, 5, 7), ("logit", 2, 1, 7)], [], tuple("abcdef"))
     b = draw([("logit", 2, 0, 7), ("logit", 2, 3, 7), ("logit", 2, 2, 8)], [], tuple("uvwx"))
     assert rows(a, b) == [(0, 1), (1, 0)]
+    assert rows(a, draw([("logit", 2, 3, 7)], [], tuple("uvwx"))) == [(1, 0)]
 
 
 def test_positions_past_the_token_list_and_pooled_ones_correspond_to_themselves():
     a = draw([("feature", 0, -1, 1), ("feature", 0, 63, 1), ("feature", 0, 1, 1)], [], ("x",))
     b = draw([("feature", 0, 63, 1), ("feature", 0, -1, 1), ("feature", 0, 1, 1)], [], ("y", "x"))
     assert rows(a, b) == [(0, 1), (1, 0)]  # position 1 is past A's tokens and within B's
+    assert rows(b, a) == [(0, 1), (1, 0)]
     assert rows(a, a) == [(0, 0), (1, 1), (2, 2)]
     assert np.array_equal(*align_nodes(b, b))

@@ -180,6 +180,17 @@ def test_the_search_finds_what_enumeration_finds(drawn):
         assert found.ignored_edges == 0
 
 
+@pytest.mark.parametrize("seed", range(8))
+def test_the_ten_best_of_hundreds_are_those_of_enumeration(seed):
+    # weights over many orders of magnitude: often several paths of one predecessor beat the best of another
+    circuit = layered(3, 4, np.random.default_rng(seed), density=0.8, sigma=3.0)
+    tokens, logit = set(range(4)), {len(circuit.nodes) - 1}
+    expected = oracle_shares(circuit, tokens, logit)
+    assert len(expected) > 50
+    found = find_paths(circuit, sorted(tokens), sorted(logit), limit=10)
+    assert [path.share for path in found.paths] == pytest.approx(expected[:10])
+
+
 @settings(max_examples=60, deadline=None)
 @given(graphs, st.integers(0, 2**32 - 1))
 def test_many_graphs_at_once_give_what_each_gives_alone(drawn, seed):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from atlas import Atlas
@@ -9,9 +10,11 @@ from atlas.catalog import circuits, collections, concepts
 from atlas.circuit import Provenance, Target
 from atlas.errors import NotFound, UsageError
 from atlas.graph import GraphStore
+from atlas.path_search import between
 from atlas.paths import find_paths, paths, resolve_end
 from atlas.records import NewLabel
-from tests.analyses.graphs import draw
+from atlas.significance import null_paths, p_values
+from tests.analyses.graphs import draw, layered
 
 TOKENS = ("<bos>", " Dallas", " dallas", " is")
 # 0 <bos>, 1 Dallas, 2 dallas, 3 is, 4 feature Texas, 5 feature say Austin, 6 logit Austin, 7 logit austin
@@ -181,6 +184,17 @@ def test_p_of_a_path_does_not_depend_on_what_else_is_asked(atlas):
     together = {(hit.circuit, hit.nodes[-1].key): hit.p_value for hit in paths(atlas, *ask, limit=3)}
     assert len(together) == 3
     assert all(alone[key] == p for key, p in together.items())
+
+
+def test_each_path_is_judged_at_its_own_rank(atlas):
+    drawn = layered(3, 5, np.random.default_rng(0))
+    keep(atlas, drawn)
+    hits = paths(atlas, "token:t0", "logit:x7", limit=5, null_graphs=39, seed=3)
+    logit = np.array([len(drawn.nodes) - 1])
+    null = null_paths(drawn, between(drawn, np.array([0]), logit), 5, 39, 3)
+    expected = p_values([hit.share for hit in hits], null).tolist()
+    assert [hit.p_value for hit in hits] == expected
+    assert len(set(expected)) > 1
 
 
 def test_a_wrong_number_is_refused(atlas):
