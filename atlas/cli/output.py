@@ -22,7 +22,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on s
 
 
 def stdout() -> Console:
-    return Console(soft_wrap=True, highlight=False)
+    console = Console(highlight=False)
+    # a pipe has no width to fit into: rows stay on one line, for grep and for the eye
+    return console if console.is_terminal else Console(highlight=False, width=400)
 
 
 def stderr() -> Console:
