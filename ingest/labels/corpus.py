@@ -65,27 +65,25 @@ class Corpus:
         return after
 
     @cached_property
-    def earlier(self) -> sparse.csr_array:
-        """(n, words) bool: the word stands before this token in the same text, at most WINDOW tokens back."""
-        rows, columns = [], []
+    def earlier(self) -> sparse.csc_array:
+        """(n, words) 1 where the word stands before this token in the same text, at most WINDOW tokens back."""
+        rows, columns = [np.zeros(0, int)], [np.zeros(0, int)]
         for back in range(1, min(WINDOW, int(self.position.max(initial=0))) + 1):
             here = np.flatnonzero(self.position >= back)
             here = here[self.counted[here - back]]
             rows.append(here)
             columns.append(self.codes[here - back])
-        row = np.concatenate(rows) if rows else np.zeros(0, int)
-        column = np.concatenate(columns) if columns else np.zeros(0, int)
+        row, column = np.concatenate(rows), np.concatenate(columns)
         shape = (len(self), len(self.words))
-        matrix = sparse.csr_array(
-            (np.ones(len(row), np.int32), (row, column)), shape=shape
-        )  # repeated pairs are summed
-        matrix.data[:] = 1
+        matrix = sparse.csc_array((np.ones(len(row), np.float32), (row, column)), shape=shape)
+        matrix.data[:] = 1  # a word that came twice was summed
         return matrix
 
-    @cached_property
-    def earlier_columns(self) -> sparse.csc_array:
-        """`earlier`, quick to take columns of."""
-        return self.earlier.tocsc()
+    def after(self, code: int) -> np.ndarray:
+        """(n,) bool: column `code` of `earlier`."""
+        mask = np.zeros(len(self), bool)
+        mask[self.earlier.indices[self.earlier.indptr[code] : self.earlier.indptr[code + 1]]] = True
+        return mask
 
     @cached_property
     def shape_of(self) -> dict[str, np.ndarray]:

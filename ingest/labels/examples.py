@@ -181,7 +181,8 @@ def promoted_tokens(
     found = {}
     for layer, indices in by_layer.items():
         for index, logits in zip(indices, np.concatenate(parts[layer], axis=1), strict=True):
-            scores = (logits - logits.mean()) / (logits.std() or 1.0)
+            text = np.delete(logits, special)
+            scores = (logits - text.mean()) / (text.std() or 1.0)
             scores[special] = 0
             order = np.argsort(-scores, kind="stable")
             promoted = _words(model, order[:count])

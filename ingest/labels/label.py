@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from atlas.api import Atlas
 
 METHOD = "tokens"
-GROUP = 2048  # features per pass through the texts: bounds the memory, and what a kill loses
-TOKEN_BUDGET = 60_000  # of both halves of the texts together
+GROUP = 1024  # features per pass through the texts: bounds the memory, and what a kill loses
+TOKEN_BUDGET = 40_000  # of both halves of the texts together
 
 Progress = Callable[[int, int, str], None]
 

@@ -19,10 +19,11 @@ from ingest.labels.corpus import SHAPES, Corpus, Firing
 
 MAX_WORDS = 6  # words a condition may list; more is not read
 MAX_PROMOTED = 3
+MINOR = 0.05  # words with less than this part of the strongest word's activation are left out
 SECOND_CONDITION = 0.1  # gain in F1 that a second condition must bring
 OTHER_KIND = 0.05  # gain in F1 over plain tokens that another kind of condition must bring
 MORE_WORDS = 0.02  # gain in F1 that one more earlier word must bring
-_EARLIER_CANDIDATES = 40
+_EARLIER_CANDIDATES = 24
 
 
 @dataclass(frozen=True)
@@ -42,9 +43,10 @@ class Condition:
             return corpus.counted & corpus.shape_of[self.values[0]][corpus.codes]
         codes = [corpus.code_of[value] for value in self.values if value in corpus.code_of]
         if self.kind == "earlier":
-            return corpus.counted & (corpus.earlier_columns[:, codes].sum(axis=1) > 0)
-        column = corpus.codes if self.kind == "token" else corpus.previous
-        return corpus.counted & np.isin(column, codes)
+            return corpus.counted & np.logical_or.reduce([np.zeros(len(corpus), bool), *map(corpus.after, codes)])
+        listed = np.zeros(len(corpus.words) + 1, bool)  # one more for "no word", code -1
+        listed[codes] = True
+        return corpus.counted & listed[corpus.codes if self.kind == "token" else corpus.previous]
 
 
 @dataclass(frozen=True)
@@ -102,7 +104,9 @@ def find_rule(corpus: Corpus, firing: Firing) -> Rule | None:
     fires = firing.mask(len(corpus)) & corpus.counted
     if not fires.any():
         return None
-    candidates = _candidates(corpus, fires, corpus.counted)
+    strength = np.zeros(len(corpus))
+    strength[firing.positions] = firing.activations
+    candidates = _candidates(corpus, fires, strength, corpus.counted)
     if 2 * fires.sum() >= corpus.counted.sum():
         candidates.insert(0, Rule((Condition("everywhere"),)))
     single = _best(corpus, fires, candidates, margin=OTHER_KIND)
@@ -111,7 +115,7 @@ def find_rule(corpus: Corpus, firing: Firing) -> Rule | None:
     pairs = []
     on_tokens = next(rule for rule in candidates if rule.conditions[0].kind == "token")
     for first in dict.fromkeys([on_tokens, single]):  # of equal pairs, the one that begins with tokens is taken
-        for found in _candidates(corpus, fires, first.mask(corpus)):
+        for found in _candidates(corpus, fires, strength, first.mask(corpus)):
             kinds = {first.conditions[0].kind, found.conditions[0].kind}
             if len(kinds) == 2 and kinds != {"token", "shape"}:
                 both = first.conditions + found.conditions
@@ -137,55 +141,61 @@ def word_following(corpus: Corpus, firing: Firing) -> str | None:
     return corpus.words[best] if share >= max(0.5, 2 * everywhere) else None
 
 
-def _candidates(corpus: Corpus, fires: np.ndarray, inside: np.ndarray) -> list[Rule]:
-    """One rule of every kind, each fitted to tell firing from silence among the tokens where `inside` holds."""
+def _candidates(corpus: Corpus, fires: np.ndarray, strength: np.ndarray, inside: np.ndarray) -> list[Rule]:
+    """One rule of every kind, each fitted to tell firing from silence among the tokens where `inside` holds.
+
+    fires, inside (n,) bool; strength (n,) activations.
+    """
     n_words = len(corpus.words)
     rows, hits = np.flatnonzero(inside), np.flatnonzero(inside & fires)
-    rules = []
+    rules: list[Rule | None] = []
     for kind, column in (("token", corpus.codes), ("previous", corpus.previous)):
-        total = np.bincount(column[rows][column[rows] >= 0], minlength=n_words)
-        fired = np.bincount(column[hits][column[hits] >= 0], minlength=n_words)
-        rules.append(_best_words(corpus, kind, fired, total, len(hits)))
+        total = np.bincount(column[rows] + 1, minlength=n_words + 1)[1:]  # code -1 = no word
+        fired = np.bincount(column[hits] + 1, minlength=n_words + 1)[1:]
+        mass = np.bincount(column[hits] + 1, strength[hits], minlength=n_words + 1)[1:]
+        rules.append(_best_words(corpus, kind, fired, total, mass, len(hits)))
         if kind == "token":
             for shape in SHAPES:
-                if fired[corpus.shape_of[shape]].any():
-                    shown = np.where(corpus.shape_of[shape], fired, 0)
+                shown = np.where(corpus.shape_of[shape], mass, 0)
+                if shown.any():
                     examples = [corpus.words[i] for i in np.lexsort((np.arange(n_words), -shown))[:3] if shown[i]]
                     rules.append(Rule((Condition("shape", (shape,)),), tuple(examples)))
-    rules.append(_best_earlier(corpus, fires, rows, hits))
+    rules.append(_best_earlier(corpus, fires, inside, len(hits)))
     if len(hits):
         position = int(np.bincount(corpus.position[hits]).argmax())
         rules.append(Rule((Condition("position", (str(position),)),)))
     return [rule for rule in rules if rule is not None]
 
 
-def _best_words(corpus: Corpus, kind: str, fired: np.ndarray, total: np.ndarray, hits: int) -> Rule | None:
-    """The words whose union has the best F1 (added by falling precision), cut to the MAX_WORDS that cover most."""
+def _best_words(
+    corpus: Corpus, kind: str, fired: np.ndarray, total: np.ndarray, mass: np.ndarray, hits: int
+) -> Rule | None:
+    """The words whose union has the best F1 (added by falling precision), cut to the MAX_WORDS of most activation."""
     words = np.flatnonzero(fired)
     if not len(words):
         return None
     order = words[np.lexsort((words, -fired[words], -fired[words] / total[words]))]
     true, claimed = np.cumsum(fired[order]), np.cumsum(total[order])
     kept = order[: int(np.argmax(2 * true / (hits + claimed))) + 1]
-    kept = kept[np.lexsort((kept, -fired[kept]))]
+    kept = kept[mass[kept] >= MINOR * mass[kept].max()]
+    kept = kept[np.lexsort((kept, -mass[kept]))]
     shown = tuple(corpus.words[i] for i in kept[:MAX_WORDS])
     return Rule((Condition(kind, shown),), more=len(kept) - len(shown) if kind == "token" else 0)
 
 
-def _best_earlier(corpus: Corpus, fires: np.ndarray, rows: np.ndarray, hits: np.ndarray) -> Rule | None:
+def _best_earlier(corpus: Corpus, fires: np.ndarray, inside: np.ndarray, hits: int) -> Rule | None:
     """Words that came earlier: the best alone, then one more while it raises the union's F1 by MORE_WORDS.
 
     Unlike the words at one place, several earlier words hold at the same token, so unions have to be counted.
     """
-    claimed = np.asarray(corpus.earlier[rows].sum(axis=0)).ravel()
-    true = np.asarray(corpus.earlier[hits].sum(axis=0)).ravel()
-    alone = 2 * true / (len(hits) + claimed)
+    fired = inside & fires
+    claimed = corpus.earlier.T @ inside.astype(np.float32)
+    true = corpus.earlier.T @ fired.astype(np.float32)
+    alone = 2 * true / (hits + claimed) if hits else true
     words = np.lexsort((np.arange(len(alone)), -alone))[:_EARLIER_CANDIDATES]
-    words = words[true[words] > 0]
-    columns = (corpus.earlier_columns[:, words][rows].toarray() > 0).T
-    fired = fires[rows]
-    union, kept, quality = np.zeros(len(rows), bool), [], 0.0
-    while len(kept) < min(MAX_WORDS, len(words)):
+    columns = [corpus.after(word) & inside for word in words if true[word] > 0]
+    union, kept, quality = np.zeros(len(corpus), bool), [], 0.0
+    while len(kept) < min(MAX_WORDS, len(columns)):
         qualities = [_f1(fired, union | column) for column in columns]
         best = int(np.argmax(qualities))
         if qualities[best] <= quality + (MORE_WORDS if kept else 0.0):
@@ -196,4 +206,5 @@ def _best_earlier(corpus: Corpus, fires: np.ndarray, rows: np.ndarray, hits: np.
 
 
 def _f1(fires: np.ndarray, predicted: np.ndarray) -> float:
-    return 2 * float((fires & predicted).sum()) / float(fires.sum() + predicted.sum())
+    both = np.count_nonzero(fires & predicted)
+    return 2 * both / (np.count_nonzero(fires) + np.count_nonzero(predicted))
