@@ -28,7 +28,7 @@ def align_positions(a: list[str], b: list[str]) -> list[tuple[int, int]]:
         return [(position, position) for position in range(len(a))]
     if b < a:  # difflib breaks ties by argument order; a fixed order makes the result symmetric
         return [(left, right) for right, left in align_positions(b, a)]
-    pairs = []
+    pairs: list[tuple[int, int]] = []
     for what, a0, a1, b0, b1 in SequenceMatcher(None, a, b, autojunk=False).get_opcodes():
         if what == "equal" or (what == "replace" and a1 - a0 == b1 - b0):
             pairs += zip(range(a0, a1), range(b0, b1), strict=True)

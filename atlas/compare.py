@@ -65,10 +65,12 @@ def compare(
 
 def compare_circuits(atlas: Atlas, a: str, b: str) -> Comparison:
     """`compare` of two circuits of an atlas, by id, id prefix or name, with every replicate the atlas holds."""
-    ids = atlas.resolve(a), atlas.resolve(b)
-    circuits = [atlas.load(circuit) for circuit in ids]
-    replicates = [[atlas.load(other) for other in atlas.show(circuit).replicates] for circuit in ids]
-    return compare(*circuits, *replicates)
+    one, other = atlas.resolve(a), atlas.resolve(b)
+
+    def replicates(circuit: str) -> list[Circuit]:
+        return [atlas.load(each) for each in atlas.show(circuit).replicates]
+
+    return compare(atlas.load(one), atlas.load(other), replicates(one), replicates(other))
 
 
 def refuse_incomparable(a: Circuit, b: Circuit) -> None:

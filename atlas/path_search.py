@@ -123,13 +123,14 @@ def _levels(n: int, source: np.ndarray, target: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Best log shares by graph, and, when asked for, the way back: entry = node number * k + rank in that node's list."""
+    """Best log shares by graph, and the way back: entry = node number * limit + rank in that node's list.
+
+    `last` and `steps` have no rows (g = 0) when the way back was not asked for.
+    """
 
     values: np.ndarray  # (g, limit) best first, -inf where there are fewer paths
-    last: np.ndarray | None = None  # (g, limit, 2) edge number of the last step, entry before it
-    steps: np.ndarray | None = (
-        None  # (g, n * k, 2) the same for the entries of the lists; edge -1 = the path starts here
-    )
+    last: np.ndarray  # (g, limit, 2) edge number of the last step, entry before it
+    steps: np.ndarray = None  # (g, n * k, 2) the same for the entries of the lists; edge -1 = the path starts here
 
 
 def strongest(part: Between, log_shares: np.ndarray, limit: int, *, trace: bool = False) -> Ranked:
@@ -141,8 +142,9 @@ def strongest(part: Between, log_shares: np.ndarray, limit: int, *, trace: bool 
     targets = np.flatnonzero(part.is_target)
     lists = np.full((graphs, n, limit), -np.inf, log_shares.dtype)
     ended = np.full((graphs, len(targets), limit), -np.inf, log_shares.dtype)
-    steps = np.full((graphs, n, limit, 2), -1, np.int64) if trace else None
-    ended_steps = np.full((graphs, len(targets), limit, 2), -1, np.int64) if trace else None
+    traced = graphs if trace else 0
+    steps = np.full((traced, n, limit, 2), -1, np.int64)
+    ended_steps = np.full((traced, len(targets), limit, 2), -1, np.int64)
     ended_row = {node: row for row, node in enumerate(targets.tolist())}
     # Entry j of the i-th best predecessor is preceded by the first entries of i better predecessors and by j entries of
     # its own list; with i + j >= limit it is not among the best.
@@ -167,18 +169,15 @@ def strongest(part: Between, log_shares: np.ndarray, limit: int, *, trace: bool 
             lists[:, node, : kept.shape[1]] = kept
         if part.is_target[node]:
             ended[:, ended_row[node]] = lists[:, node]
-            if trace:
-                ended_steps[:, ended_row[node]] = steps[:, node]
+            ended_steps[:, ended_row[node]] = steps[:, node]
         if part.is_source[node]:  # only now, for the path without an edge is no path
-            _insert_start(lists[:, node], steps[:, node] if trace else None)
+            _insert_start(lists[:, node], steps[:, node])
     ended = ended.reshape(graphs, -1)
     order = _best_columns(ended, limit)
     values = np.full((graphs, limit), -np.inf, log_shares.dtype)
     values[:, : order.shape[1]] = np.take_along_axis(ended, order, axis=1)
-    if not trace:
-        return Ranked(values)
-    last = np.take_along_axis(ended_steps.reshape(graphs, -1, 2), order[:, :, None], axis=1)
-    return Ranked(values, last, steps.reshape(graphs, n * limit, 2))
+    last = np.take_along_axis(ended_steps.reshape(traced, len(targets) * limit, 2), order[:traced, :, None], axis=1)
+    return Ranked(values, last, steps.reshape(traced, n * limit, 2))
 
 
 def _best_columns(values: np.ndarray, limit: int) -> np.ndarray:
@@ -190,20 +189,15 @@ def _best_columns(values: np.ndarray, limit: int) -> np.ndarray:
     return np.take_along_axis(chosen, order, axis=1)
 
 
-def _insert_start(values: np.ndarray, steps: np.ndarray | None) -> None:
-    """Put the path that starts here, log share 0, into sorted lists (g, limit), in place."""
+def _insert_start(values: np.ndarray, steps: np.ndarray) -> None:
+    """Put the path that starts here, log share 0, into sorted lists (g, limit) and their steps, in place."""
     row = np.arange(len(values))[:, None]
-    before = values >= 0.0
-    place = before.sum(axis=1, keepdims=True)  # where it belongs; past the end when all are better
     column = np.arange(values.shape[1])
+    place = (values >= 0.0).sum(axis=1, keepdims=True)  # where it belongs; past the end when all are better
     shifted = np.where(column > place, column - 1, column)
-    moved = values[row, shifted]
-    moved[column == place] = 0.0
-    values[:] = moved
-    if steps is not None:
-        moved_steps = steps[row, shifted]
-        moved_steps[column == place] = -1
-        steps[:] = moved_steps
+    values[:] = np.where(column == place, 0.0, values[row, shifted])
+    if len(steps):
+        steps[:] = np.where((column == place)[:, :, None], -1, steps[row, shifted])
 
 
 def find_paths(circuit: Circuit, source_rows: np.ndarray, target_rows: np.ndarray, limit: int = 10) -> FoundPaths:
