@@ -133,7 +133,7 @@ class Block:
             "input_total": np.where(possible, total, np.nan),
             "input_abs_total": np.where(possible, abs_total, np.nan),
         }
-        return Circuit(self.record, Nodes(**columns), edges, extra)
+        return Circuit(self.record, Nodes(None, **columns), edges, extra)
 
     def claims(self) -> dict[str, float]:
         return claimed_scores(self.record.scores) if self.record else {}

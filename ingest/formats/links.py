@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from atlas.circuit import KIND, SLOT, Edges, Nodes
+from atlas.circuit import KIND, SLOT, Edges
 from ingest.formats.document import Document
 from ingest.formats.nodes import NodeTable
 
 AMBIGUOUS = "edges.ambiguous"  # name of the optional tensor that marks such edges
-_CANDIDATES = 16  # nodes considered per shared node_id, and links looked at on each side: bounds for hostile files
+_CANDIDATES = 4  # nodes considered per shared node_id, and links looked at on each side: bounds for hostile files
 _NEIGHBOURS = 64
 
 
@@ -45,7 +45,8 @@ def read_links(document: Document, table: NodeTable, ours: bool) -> Links:
     mended["dangling_links_dropped"] += int((~kept).sum())
     source, target, weight = source[kept], target[kept], weights[kept]
     mended["ambiguous_links"] += int(ambiguous[kept].sum())
-    mended["repeated_pairs"] += len(pairs) - len(np.unique(pairs))
+    pairs.sort()
+    mended["repeated_pairs"] += int((pairs[1:] == pairs[:-1]).sum())
     mended["self_loops"] += int((source == target).sum())
     mended["zero_weights"] += int((weight == 0).sum())
     return Links(Edges(source=source, target=target, weight=weight, slot=slots[kept]), ambiguous[kept])
@@ -99,13 +100,15 @@ def _settle_collisions(
     if not shared:
         return ambiguous
     seen: dict[tuple[int, int, str, str], int] = {}
+    n = table.nodes
+    place = list(zip(n.kind.tolist(), n.layer.tolist(), n.position.tolist(), strict=True))
     touched = [i for i, pair in enumerate(zip(sources, targets, strict=True)) if shared.intersection(pair)]
     for i in touched:
         if source[i] < 0 or target[i] < 0:
             continue
         ends = (table.rows_of_id[sources[i]][:_CANDIDATES], table.rows_of_id[targets[i]][:_CANDIDATES])
         pairs = [(s, t) for s in ends[0] for t in ends[1]]
-        fitting = [pair for pair in pairs if _possible(table.nodes, *pair)] or pairs
+        fitting = [pair for pair in pairs if _possible(place[pair[0]], place[pair[1]])] or pairs
         ambiguous[i] = len(fitting) > 1
         if len(fitting) > 1:
             fitting = [pair for pair in fitting if _in_order(i, pair[0], sources, targets, source, shared)] or fitting
@@ -115,10 +118,11 @@ def _settle_collisions(
     return ambiguous
 
 
-def _possible(nodes: Nodes, source: int, target: int) -> bool:
-    if nodes.kind[target] in (KIND["error"], KIND["token"]) or nodes.kind[source] == KIND["logit"]:
+def _possible(source: tuple[int, int, int], target: tuple[int, int, int]) -> bool:
+    """Whether influence can flow between two nodes, each as (kind, layer, position)."""
+    if target[0] in (KIND["error"], KIND["token"]) or source[0] == KIND["logit"]:
         return False
-    return bool(nodes.layer[source] < nodes.layer[target] and nodes.position[source] <= nodes.position[target])
+    return source[1] < target[1] and source[2] <= target[2]
 
 
 def _in_order(i: int, row: int, sources: list[str], targets: list[str], source: np.ndarray, shared: set[str]) -> bool:

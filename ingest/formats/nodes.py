@@ -103,7 +103,7 @@ def read_nodes(
         _note(table.rows_of_id, node["node_id"], row)
         if isinstance(js := node.get("jsNodeId"), str):
             _note(table.rows_of_js, js, row)
-    table.nodes = Nodes(**columns) if table.ids else Nodes(0)
+    table.nodes = Nodes(None, **columns) if table.ids else Nodes(0)
     mended["colliding_node_ids"] += sum(len(rows) > 1 for rows in table.rows_of_id.values())
     _count_missing(table.nodes, mended)
     return table

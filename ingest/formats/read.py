@@ -208,6 +208,6 @@ def _scored(document: Document, circuit: Circuit, block: Block | None) -> Circui
         claimed=claimed,
     )
     if np.isnan(circuit.nodes.influence).all():
-        nodes = Nodes(**circuit.nodes.columns() | {"influence": found.influence})
+        nodes = Nodes(None, **circuit.nodes.columns() | {"influence": found.influence})
         circuit = replace(circuit, nodes=nodes, extra=circuit.extra)
     return circuit.with_record(scores=scores)

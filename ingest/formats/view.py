@@ -18,6 +18,7 @@ from ingest.formats.nodes import NodeTable
 _NOT_A_LABEL = re.compile(r"F\d+$|\(fetch error\b", re.ASCII)
 _LAYER_FEATURE_POSITION = re.compile(r"(\d{1,9})_(\d{1,18})_(\d{1,9})", re.ASCII)
 _MAX_MEMBERS = 1_000_000  # of all supernodes of a file
+_MAX_PREFIX = 2000  # characters in which the end of a supernode's name is looked for
 VIEW_SOURCE = "saved view"
 _DECORATED = (KIND["token"], KIND["logit"], KIND["error"])  # their clerps are written by programs
 
@@ -121,8 +122,9 @@ def _feature(node_key: str) -> str:
 def _label_text(raw: dict[str, Any], supernodes: set[str]) -> str:
     label = text(raw.get("clerp")).strip()
     if label.startswith("["):
-        prefix = next((f"[{name}] " for name in supernodes if label.startswith(f"[{name}] ")), "")
-        label = label.removeprefix(prefix).strip()
+        ends = [found.start() for found in re.finditer(re.escape("] "), label[:_MAX_PREFIX])]
+        end = next((end for end in ends if label[1:end] in supernodes), None)
+        label = label if end is None else label[end + 2 :].strip()
     return "" if _NOT_A_LABEL.match(label) else label
 
 

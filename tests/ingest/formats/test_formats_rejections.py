@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import time
 
 import make_format_files as files
 import pytest
@@ -209,3 +210,14 @@ def test_text_that_no_database_can_hold_is_mended(settings):
     assert graph.circuit.tokens[2] == "\ufffd\ufffdcat"
     assert graph.mended == {"broken_text": 2}
     assert graph.circuit.record.model_dump_json()
+
+
+def test_thousands_of_nodes_of_one_id_and_links_among_them_take_no_quadratic_time(settings):
+    nodes = [files.feature(layer, 5, 0, 5, node_id="same") for layer in range(3000)]
+    link = {"source": "same", "target": "same", "weight": 1.0}
+    document = {"metadata": {}, "nodes": nodes, "links": [link] * 6000}
+    start = time.process_time()
+    graph = read_graph(json.dumps(document).encode(), "x", settings)
+    assert time.process_time() - start < 10  # 0.6 s; all pairs of candidates would be 5e10
+    assert len(graph.circuit.nodes) == 3000
+    assert graph.mended["ambiguous_links"] == 6000
