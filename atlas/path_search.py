@@ -130,7 +130,7 @@ class Ranked:
 
     values: np.ndarray  # (g, limit) best first, -inf where there are fewer paths
     last: np.ndarray  # (g, limit, 2) edge number of the last step, entry before it
-    steps: np.ndarray = None  # (g, n * k, 2) the same for the entries of the lists; edge -1 = the path starts here
+    steps: np.ndarray  # (g, n * limit, 2) the same for the entries of the lists; edge -1 = the path starts here
 
 
 def strongest(part: Between, log_shares: np.ndarray, limit: int, *, trace: bool = False) -> Ranked:
