@@ -30,7 +30,7 @@ ARGUMENTS = [
 ]
 
 
-def addresses(home: Path, circuit: str | None) -> dict[str, str]:
+def addresses(home: Path, circuit: str | None, label: str) -> dict[str, str]:
     """Page name -> address below the root, with something to see on each."""
     with Atlas.open(home) as atlas:
         rows = atlas.circuits(limit=1)
@@ -40,7 +40,11 @@ def addresses(home: Path, circuit: str | None) -> dict[str, str]:
         detail = atlas.show(shown.id)
         labels = atlas.node_labels(shown.id)
         features = shown.nodes.is_kind("feature").nonzero()[0].tolist()
-        best = max(features, key=lambda row: (row in labels, float(shown.nodes.influence[row])), default=0)
+        best = max(
+            features,
+            key=lambda row: (label in labels.get(row, ""), row in labels, float(shown.nodes.influence[row])),
+            default=0,
+        )
         token = next((text for text in reversed(shown.tokens[:-1]) if len(text.strip()) > 2), "the")
         answer = detail.record.targets[0].what if detail.record.targets else ""
         given = {
@@ -70,10 +74,10 @@ def settle(page: Page, name: str) -> None:
     page.wait_for_timeout(1200)
 
 
-def views(browser: Browser, every: bool) -> Iterator[tuple[str, Page]]:
+def views(browser: Browser, every: bool, height: int) -> Iterator[tuple[str, Page]]:
     for scheme in ("light", "dark") if every else ("light",):
         for width in (1400, 800) if every else (1400,):
-            context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": 1000})
+            context = browser.new_context(color_scheme=scheme, viewport={"width": width, "height": height})
             yield (f"-{scheme}-{width}" if every else ""), context.new_page()
             context.close()
 
@@ -83,11 +87,13 @@ def main() -> None:
     parser.add_argument("--home", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "images")
     parser.add_argument("--circuit", help="id or name; default: the newest")
+    parser.add_argument("--label", default="", help="choose the strongest node with this in its label")
     parser.add_argument("--only", help="one page")
     parser.add_argument("--all", action="store_true", help="every page, light and dark, wide and narrow")
+    parser.add_argument("--height", type=int, default=1000, help="of the window, px")
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
-    pages = addresses(given.home, given.circuit)
+    pages = addresses(given.home, given.circuit, given.label)
     if given.only or not given.all:
         only = given.only or "circuit"
         pages = {only: pages[only]}
@@ -96,7 +102,7 @@ def main() -> None:
     try:
         with sync_playwright() as playwright:
             browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
-            for suffix, page in views(browser, given.all):
+            for suffix, page in views(browser, given.all, given.height):
                 for name, address in pages.items():
                     page.goto(f"{url}/{address}")
                     settle(page, name)

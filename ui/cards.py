@@ -113,7 +113,7 @@ def full(detail: FeatureDetail) -> None:
         if detail.labels:
             heading("Label history")
             history(detail)
-    heading(f"In {len(detail.occurrences)} places")
+    heading(f"In {markup.counted(len(detail.occurrences), 'place')}")
     if detail.occurrences:
         show(occurrence_table(detail.occurrences))
     else:
@@ -133,6 +133,6 @@ def brief(detail: FeatureDetail) -> None:
         note(score_sentence(detail))
         tokens(detail)
         more = markup.link("feature", "Everything about this feature", feature=detail.feature)
-        show(markup.tag("p", more, f" · in {len(detail.occurrences)} places", cls="ca-line"))
+        show(markup.tag("p", more, f" · in {markup.counted(len(detail.occurrences), 'place')}", cls="ca-line"))
     with right:
         examples(detail, 6)

@@ -69,8 +69,13 @@ def visible(token: str) -> str:
     return token.replace("\n", "⏎").replace("\t", "⇥")
 
 
+def _token_class(tokens: Sequence[str]) -> str:
+    """Tokens that carry no spaces (whole words) are set apart by the page, or they would read as one word."""
+    return "ca-tokens" if any(token != token.strip(" ") for token in tokens) else "ca-tokens words"
+
+
 def prompt(tokens: Sequence[str]) -> Safe:
-    return tag("p", *(tag("span", visible(token)) for token in tokens), cls="ca-tokens")
+    return tag("p", *(tag("span", visible(token)) for token in tokens), cls=_token_class(tokens))
 
 
 def shaded(example: ActivationExample, most: float) -> Safe:
@@ -88,7 +93,7 @@ def shaded(example: ActivationExample, most: float) -> Safe:
                 title=f"activation {activation:.3g}",
             )
         )
-    return tag("p", *spans, cls="ca-tokens ca-shaded")
+    return tag("p", *spans, cls=f"{_token_class(example.tokens)} ca-shaded")
 
 
 def ticked(text: object) -> Safe:
@@ -98,7 +103,14 @@ def ticked(text: object) -> Safe:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    return "–" if value is None else f"{value:.{digits}g}"
+    if value is None:
+        return "–"
+    return f"{'−' if value < 0 else ''}{abs(value):.{digits}g}"
+
+
+def counted(count: int, thing: str) -> str:
+    """1 place, 2 places."""
+    return f"{count:,} {thing}{'' if count == 1 else 's'}"
 
 
 def share(value: float | None, *, signed: bool = False) -> str:

@@ -27,6 +27,8 @@ def _open(home: str, catalog_url: str, graph_url: str) -> Atlas:
 def _warm(atlas: Atlas) -> None:
     """Start the graph server and load the encoder while the first reader still reads; failures show where they matter."""
     with contextlib.suppress(AtlasError):
+        if not atlas.overview().circuits:
+            return
         atlas.graph  # noqa: B018
         atlas.encoder  # noqa: B018
 

@@ -158,8 +158,8 @@ def scores_tab() -> None:
             )
         )
     with right:
-        for sentence in explain.score_sentences(record.scores, detail.verdict):
-            note(sentence)
+        said = explain.score_sentences(record.scores, detail.verdict)
+        show(*(markup.tag("p", sentence, cls="ca-note") for sentence in said))
 
 
 def origin_tab() -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
+
 import streamlit as st
 
 from atlas.circuit import Circuit
-from atlas.records import ComparedEdge, Comparison
+from atlas.records import CircuitRow, ComparedEdge, Comparison
 from ui import markup
 from ui.canvas import contract
 from ui.canvas.component import canvas
@@ -13,6 +15,7 @@ from ui.listing import circuit_name
 from ui.shared import asked, begin, get_atlas, guarded, heading, note, remember, show
 
 MOST_EDGES = 60
+NEWEST = 40  # circuits looked through for a first pair
 begin("Compare")
 with guarded():
     atlas = get_atlas()
@@ -35,12 +38,16 @@ def choose(column, name: str, fallback: str) -> str:
 
 
 def first_pair() -> tuple[str, str]:
-    """The newest circuit and the newest other one of its model and transcoders: those can be compared."""
-    for a in rows.values():
-        for b in rows.values():
-            if a.id != b.id and (a.model, a.transcoders) == (b.model, b.transcoders):
-                return a.id, b.id
-    return next(iter(rows)), list(rows)[1]
+    """Among the newest circuits of one model and set the two whose prompts share the most words: those tell most."""
+
+    def alike(pair: tuple[CircuitRow, CircuitRow]) -> tuple[bool, float]:
+        a, b = pair
+        words = set(a.prompt.split()), set(b.prompt.split())
+        together = len(words[0] & words[1]) / (len(words[0] | words[1]) or 1)
+        return (a.model, a.transcoders) == (b.model, b.transcoders), together
+
+    a, b = max(itertools.combinations(list(rows.values())[:NEWEST], 2), key=alike)
+    return a.id, b.id
 
 
 first, second = first_pair()

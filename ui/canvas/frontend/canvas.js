@@ -5,10 +5,11 @@
 import { layout, MARGIN } from "./layout.js";
 import { nodeAt, step } from "./hit.js";
 import { byStrength, connections, countAt, fractionFor, grouped, visibleLinks } from "./links.js";
-import { bundle, colours, drawBase, drawOverlay, visibleSpace } from "./draw.js";
+import { bundle, colours, drawBase, drawOverlay, landmarks, visibleSpace } from "./draw.js";
 import { element, LISTED, NodeList, Panel } from "./panel.js";
 
 const FIRST_LINKS = 600; // drawn before the reader asks for more
+const SMALL = 1200; // a graph of up to this many links is drawn whole
 const BURST = 150; // ms; arrow keys held down are sent at most this often
 const REACH = 12; // px around the pointer
 
@@ -71,11 +72,13 @@ class Canvas {
       this.click = -1;
       this.pins = new Set();
       this.seq = 0;
+      this.known = landmarks(data);
       this.view = remembered.get(data.key) || { k: 1, tx: 0, ty: 0 };
       this.errors = true;
-      this.classes = { both: true, a: data.mode !== "diff", b: data.mode !== "diff" };
+      const changed = data.links.c ? data.links.c.includes(0) : false; // what both have tells most; without it, all
+      this.classes = { both: true, a: !changed, b: !changed };
       this.floor = data.floor || 0;
-      this.count = Math.min(FIRST_LINKS, data.links.w.length);
+      this.count = data.links.w.length <= SMALL ? data.links.w.length : FIRST_LINKS;
     }
     this.hover = -1;
     this.list.fill(data, this.names);
@@ -245,7 +248,7 @@ class Canvas {
   draw(layer = "base") {
     if (!this.place) return;
     const scene = this.scene();
-    const state = { hover: this.hover, click: this.click, pins: this.pins, path: this.path, incident: (node) => this.incident(node) };
+    const state = { hover: this.hover, click: this.click, pins: this.pins, path: this.path, landmarks: this.known, incident: (node) => this.incident(node) };
     if (layer === "base") drawBase(this.base.getContext("2d"), scene);
     drawOverlay(this.overlay.getContext("2d"), scene, state);
     const focused = this.hover >= 0 || this.click >= 0 || this.path;

@@ -87,7 +87,8 @@ function mark(context, kind, x, y, r) {
 }
 
 export function radius(scene, node) {
-  const zoom = Math.min(1.8, Math.max(0.9, Math.sqrt(scene.view.k)));
+  const count = scene.payload.nodes.id.length;
+  const zoom = Math.min(1.8, Math.max(count < 120 ? 1.5 : count < 400 ? 1.15 : 0.95, Math.sqrt(scene.view.k)));
   return (2.2 + 3.4 * scene.payload.nodes.size[node]) * zoom;
 }
 
@@ -127,6 +128,7 @@ function paintBands(context, scene) {
     const top = Math.max(0, row.top * view.k + view.ty);
     const bottom = Math.min(floor, (row.top + row.height) * view.k + view.ty);
     if (i % 2 === 0 || bottom <= top) return;
+    context.globalAlpha = 0.6;
     context.fillStyle = c.soft;
     context.fillRect(MARGIN.left - 12, top, width, bottom - top);
   });
@@ -206,33 +208,52 @@ function ring(context, scene, node, colour, width, gap) {
   context.stroke();
 }
 
-// Names beside nodes, first come first served; one that would cover another is left out.
-function paintNames(context, scene, nodes) {
+// The nodes named while nothing is chosen: the likeliest outputs and the strongest others.
+export function landmarks(payload) {
+  const { kind, size } = payload.nodes;
+  const strongest = (wanted, most) => [...size.keys()].filter((node) => wanted(kind[node]))
+    .sort((a, b) => size[b] - size[a] || a - b).slice(0, most);
+  return [...strongest((k) => k === "logit", 3), ...strongest((k) => !["logit", "token", "error"].includes(k), 8)];
+}
+
+// Names beside nodes, first come first served; one that would cover another name is left out. With `shy` a name also keeps
+// off every other node; without, it stands at the right (or left) whatever is there, because it was asked for.
+function paintNames(context, scene, nodes, { most = 190, shy = false } = {}) {
   const taken = [];
+  if (shy) {
+    for (let node = 0; node < scene.shown.length; node++) {
+      const [x, y] = screen(scene, node);
+      const r = radius(scene, node);
+      if (scene.shown[node]) taken.push([x - r, y - r, x + r, y + r]);
+    }
+  }
   context.font = `12px ${scene.colours.font}`;
   context.textBaseline = "middle";
+  context.textAlign = "left";
   for (const node of nodes) {
     const [x, y] = screen(scene, node);
-    if (x < MARGIN.left - 12 || y > scene.height - MARGIN.bottom + 10) continue;
-    const text = shortened(context, scene.names[node], 190);
+    if (x < MARGIN.left - 12 || y > scene.height - MARGIN.bottom + 10 || !scene.shown[node]) continue;
+    const text = shortened(context, scene.names[node], most);
     const w = context.measureText(text).width;
     const gap = radius(scene, node) + 6;
-    const toLeft = x + gap + w > scene.width - 4;
-    const left = toLeft ? x - gap - w : x + gap;
-    const box = [left - 3, y - 9, left + w + 3, y + 9];
-    if (taken.some((b) => box[0] < b[2] && box[2] > b[0] && box[1] < b[3] && box[3] > b[1])) continue;
+    const places = [[x + gap, y], [x - gap - w, y]];
+    if (shy) places.push([x - w / 2, y - gap - 6], [x - w / 2, y + gap + 6]);
+    const box = places
+      .map(([left, middle]) => [left - 3, middle - 8, left + w + 3, middle + 8])
+      .filter((it) => it[0] >= MARGIN.left - 12 && it[2] <= scene.width && it[1] >= 0)
+      .find((it) => !taken.some((b) => it[0] < b[2] && it[2] > b[0] && it[1] < b[3] && it[3] > b[1]));
+    if (!box) continue;
     taken.push(box);
     context.globalAlpha = 0.86;
     context.fillStyle = scene.colours.back;
-    context.fillRect(box[0], box[1], box[2] - box[0], 18);
+    context.fillRect(box[0], box[1], box[2] - box[0], box[3] - box[1]);
     context.globalAlpha = 1;
     context.fillStyle = scene.colours.text;
-    context.textAlign = "left";
-    context.fillText(text, left, y);
+    context.fillText(text, box[0] + 3, (box[1] + box[3]) / 2);
   }
 }
 
-// state: {hover, click, pins: Set, path: {nodes, links} | null, incident(node) -> links}
+// state: {hover, click, pins: Set, path: {nodes, links} | null, landmarks, incident(node) -> links}
 export function drawOverlay(context, scene, state) {
   prepare(context, scene);
   paintAxes(context, scene);
@@ -248,7 +269,10 @@ export function drawOverlay(context, scene, state) {
     }
   }
   if (state.path) for (const link of state.path.links) links.add(link);
-  if (!links.size && !lit.length && !pinned.length && !state.path) return;
+  if (!links.size && !lit.length && !pinned.length && !state.path) {
+    paintNames(context, scene, state.landmarks, { most: 150, shy: true });
+    return;
+  }
 
   context.save();
   clipStage(context, scene);

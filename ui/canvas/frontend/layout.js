@@ -34,15 +34,11 @@ export function layout(payload, width, height) {
     else cells.set(cell, [i]);
   }
 
-  // A column's width follows the cells that its nodes find themselves in, so one full cell does not make it wide.
+  // Width follows the number of nodes, not the fullest cell: layer 0 is crowded everywhere, the last token on all layers.
   const nodes = new Array(columns).fill(0);
-  const squares = new Array(columns).fill(0);
-  for (const [cell, list] of cells) {
-    nodes[Math.floor(cell / rows)] += list.length;
-    squares[Math.floor(cell / rows)] += list.length ** 2;
-  }
+  for (const [cell, list] of cells) nodes[Math.floor(cell / rows)] += list.length;
   const roomAcross = Math.max(10, width - MARGIN.left - MARGIN.right);
-  const natural = nodes.map((n, i) => (n ? Math.max(34, (squares[i] / n + 2) * SPACING) : NARROWEST));
+  const natural = nodes.map((n) => (n ? Math.max(34, (Math.sqrt(n) + 2) * SPACING) : NARROWEST));
   const widths = spread(natural, roomAcross, nodes.map((n) => Math.sqrt(n) + 1));
 
   const perLine = widths.map((w) => Math.max(1, Math.floor((w - SPACING * 0.6) / SPACING)));
