@@ -151,7 +151,9 @@ class _Columns:
         unknown = set(columns) - set(self.spec)
         if unknown:
             raise TypeError(f"unknown columns {sorted(unknown)}")
-        given = {name: np.ascontiguousarray(value, dtype=self.spec[name]) for name, value in columns.items()}
+        given: dict[str, np.ndarray] = {
+            name: np.ascontiguousarray(value, dtype=self.spec[name]) for name, value in columns.items()
+        }
         lengths = {len(value) for value in given.values()} | ({length} if length is not None else set())
         if len(lengths) > 1:
             raise ValueError(f"columns of different lengths {sorted(lengths)}")

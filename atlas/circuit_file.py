@@ -6,6 +6,7 @@ Readers are chosen by `schema_version`; a version newer than known is refused, b
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 from pydantic import ValidationError
@@ -112,10 +113,10 @@ def _read_v1(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> Circui
             raise ValueError(f"a code in {name} is out of range")
         return table[codes]
 
-    columns = {name: tensors.pop(f"nodes.{name}") for name in NODE_COLUMNS}
+    columns: dict[str, Any] = {name: tensors.pop(f"nodes.{name}") for name in NODE_COLUMNS}
     columns["kind"] = recode("kinds", columns["kind"], KINDS)
     columns["site"] = recode("sites", columns["site"], SITES)
-    edges = {name: tensors.pop(f"edges.{name}") for name in EDGE_COLUMNS}
+    edges: dict[str, Any] = {name: tensors.pop(f"edges.{name}") for name in EDGE_COLUMNS}
     edges["slot"] = recode("slots", edges["slot"], SLOTS)
     if any(array.ndim != 1 for array in [*columns.values(), *edges.values()]):
         raise ValueError("a column is not one-dimensional")

@@ -14,7 +14,7 @@ _HOMES = {
     "load_model": "ingest.models",
     "load_transcoders": "ingest.transcoders",
 }
-__all__ = list(_HOMES)  # noqa: PLE0604
+__all__ = list(_HOMES)
 
 
 def __getattr__(name: str) -> Any:

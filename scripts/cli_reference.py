@@ -38,7 +38,9 @@ def render() -> str:
                 if parameter.required:
                     usage.append(f"{parameter.opts[0]} {parameter.name.upper()}")
                 default = parameter.default
-                shown = "" if default in (None, False) or parameter.required else f"`{getattr(default, 'value', default)}`"
+                shown = (
+                    "" if default in (None, False) or parameter.required else f"`{getattr(default, 'value', default)}`"
+                )
                 rows.append((f"`{names}`", help_text, shown))
         parts.append(f"\n    atlas {name} {' '.join([*usage, '[OPTIONS]'])}\n")
         parts.append("\n| | | default |\n|---|---|---|\n" + "".join(f"| {a} | {b} | {c} |\n" for a, b, c in rows))

@@ -63,12 +63,12 @@ def emit_error(error: AtlasError, as_json: bool) -> None:
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, title: str | None = None) -> Table:
     """A plain table; cells are shown as they are, never as markup. Numbers are right-aligned."""
-    rows = [[_cell(cell) for cell in row] for row in rows]
+    cells = [[_cell(cell) for cell in row] for row in rows]
     out = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(columns):
-        numeric = bool(rows) and all(_is_number(row[number]) for row in rows)
+        numeric = bool(cells) and all(_is_number(row[number]) for row in cells)
         out.add_column(name, justify="right" if numeric else "left", overflow="fold")
-    for row in rows:
+    for row in cells:
         out.add_row(*(Text(cell) for cell in row))
     return out
 
@@ -92,12 +92,16 @@ def _is_number(cell: str) -> bool:
     return True
 
 
+def _silent(done: int, total: int, what: str = "") -> None:
+    pass
+
+
 @contextlib.contextmanager
 def progress_bar(description: str, quiet: bool = False) -> Iterator[Callable[[int, int, str], None]]:
     """Yields `report(done, total, what)`; draws on stderr when that is a terminal."""
     console = stderr()
     if quiet or not console.is_terminal:
-        yield lambda done, total, what="": None
+        yield _silent
         return
     columns = (
         SpinnerColumn(),

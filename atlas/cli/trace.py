@@ -86,7 +86,9 @@ def trace(
         console.print(f"{result.circuit}: {result.nodes} nodes, {result.edges} edges, {state}")
         unknown = result.settings.get("unknown_tokens")
         if unknown:
-            console.print(f"{unknown} words of the prompt are not in the model's vocabulary; it saw its unknown token instead.")
+            console.print(
+                f"{unknown} words of the prompt are not in the model's vocabulary; it saw its unknown token instead."
+            )
         if s.replacement is not None and s.completeness is not None:
             console.print(
                 f"replacement {s.replacement:.3f} ({s.replacement_pruned:.3f} after pruning), "

@@ -3,7 +3,25 @@
 from atlas.cli import circuits, demo, files, labels, questions, servers, trace  # noqa: F401
 from atlas.cli.main import app
 
-ORDER = (
-    "demo trace import export circuits show delete label search paths compare cypher ui rebuild doctor up down".split()
+ORDER = [
+    "demo",
+    "trace",
+    "import",
+    "export",
+    "circuits",
+    "show",
+    "delete",
+    "label",
+    "search",
+    "paths",
+    "compare",
+    "cypher",
+    "ui",
+    "rebuild",
+    "doctor",
+    "up",
+    "down",
+]
+app.registered_commands.sort(
+    key=lambda command: ORDER.index(str(command.name or getattr(command.callback, "__name__", "")))
 )
-app.registered_commands.sort(key=lambda command: ORDER.index(command.name or command.callback.__name__))

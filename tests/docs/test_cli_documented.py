@@ -25,7 +25,9 @@ def commands():
 
 
 def test_the_reference_page_is_not_stale() -> None:
-    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == load_script().render(), "run scripts/cli_reference.py"
+    assert (ROOT / "docs" / "cli.md").read_text(encoding="utf-8") == load_script().render(), (
+        "run scripts/cli_reference.py"
+    )
 
 
 def test_every_verb_and_option_has_a_help_text_and_every_verb_takes_json() -> None:
@@ -37,5 +39,7 @@ def test_every_verb_and_option_has_a_help_text_and_every_verb_takes_json() -> No
 
 
 def test_the_verbs_of_the_contract_are_there_and_unfinished_ones_are_not() -> None:
-    expected = "demo trace import export circuits show delete label search paths compare cypher rebuild doctor ui up down"
+    expected = (
+        "demo trace import export circuits show delete label search paths compare cypher rebuild doctor ui up down"
+    )
     assert set(commands()) == set(expected.split())
