@@ -205,7 +205,7 @@ def test_cypher_answers_and_a_write_is_refused_in_one_sentence(page):
     page.goto("/cypher")
     page.get_by_role("button", name="Run", exact=True).click()
     expect(page.get_by_text("3 rows.")).to_be_visible()
-    expect(page.get_by_role("button", name="Download as CSV")).to_be_visible()
+    expect(page.get_by_role("button", name="Save as CSV")).to_be_visible()
     query = page.get_by_label("Query")
     query.fill("CREATE (n:Feature {key: 'x'}) RETURN n")
     query.press("Control+Enter")

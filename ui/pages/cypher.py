@@ -69,4 +69,4 @@ if answer is not None:
     columns = [f"{name} ({i})" if answer.columns.count(name) > 1 else name for i, name in enumerate(answer.columns)]
     frame = pd.DataFrame({name: column_of([row[i] for row in answer.rows]) for i, name in enumerate(columns)})
     st.dataframe(frame, hide_index=True, width="stretch")
-    st.download_button("Download as CSV", frame.to_csv(index=False), "cypher.csv", "text/csv")
+    st.download_button("Save as CSV", frame.to_csv(index=False), "cypher.csv", "text/csv")
