@@ -141,6 +141,8 @@ in training; the shipped model is a plain Llama and nothing is isolated when it 
 
 `python -m ingest.organism.train` makes model, transcoders, figures and this card again. The
 seed is fixed; other hardware or library versions round differently and give slightly other weights.
+The shipped run took 17 minutes for the model and 7 for the transcoders on two processor cores that were
+busy with other work.
 
 ## Scores on held-out prompts
 

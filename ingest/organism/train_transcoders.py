@@ -21,8 +21,8 @@ from .transcoder import CONFIG_YAML, Transcoder, collect, measure
 FEATURES = 1024
 #: wanted mean number of active features per token
 L0_TARGET = 10
-STEPS, BATCH, LEARNING_RATE = 2000, 1024, 1e-2
-SENTENCES = 18_000
+STEPS, BATCH, LEARNING_RATE = 1500, 1024, 1e-2
+SENTENCES = 15_000
 #: steps without firing after which a feature counts as dead
 DEAD_AFTER = 100
 
