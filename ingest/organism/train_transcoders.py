@@ -119,7 +119,7 @@ def train_and_save(model_folder: Path, output: Path, seed: int = 0) -> None:
     inputs, outputs = collect(model, tokenizer, [example.text for example in stream])
     test_inputs, test_outputs = collect(model, tokenizer, grammar.held_out_sentences(2000, seed=1))
     output.mkdir(parents=True, exist_ok=True)
-    (output / "config.yaml").write_text(CONFIG_YAML.format(name="circuit-atlas/organism"))
+    (output / "config.yaml").write_text(CONFIG_YAML.format(model="atlas-organism", set="atlas-organism-jumprelu"))
     print(f"{inputs[0].shape[0]:,} tokens for the transcoders", flush=True)
     for i in range(len(inputs)):
         began = time.time()
