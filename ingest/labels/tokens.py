@@ -21,6 +21,7 @@ MAX_WORDS = 6  # words a condition may list; more is not read
 MAX_PROMOTED = 3
 MINOR = 0.05  # words with less than this part of the strongest word's activation are left out
 SECOND_CONDITION = 0.1  # gain in F1 that a second condition must bring
+MIN_FOR_TWO = 8  # firings; with fewer, two conditions fit anything
 OTHER_KIND = 0.05  # gain in F1 over plain tokens that another kind of condition must bring
 MORE_WORDS = 0.02  # gain in F1 that one more earlier word must bring
 _EARLIER_CANDIDATES = 24
@@ -110,7 +111,7 @@ def find_rule(corpus: Corpus, firing: Firing) -> Rule | None:
     if 2 * fires.sum() >= corpus.counted.sum():
         candidates.insert(0, Rule((Condition("everywhere"),)))
     single = _best(corpus, fires, candidates, margin=OTHER_KIND)
-    if single.conditions[0].kind == "everywhere":
+    if single.conditions[0].kind == "everywhere" or len(firing.positions) < MIN_FOR_TWO:
         return single
     pairs = []
     on_tokens = next(rule for rule in candidates if rule.conditions[0].kind == "token")

@@ -31,7 +31,7 @@ def corpus_of(texts: list[str]) -> Corpus:
 
 @pytest.fixture
 def corpus() -> Corpus:
-    return corpus_of(TEXTS)
+    return corpus_of(TEXTS * 4)
 
 
 def firing_where(corpus: Corpus, test) -> Firing:
@@ -110,7 +110,24 @@ def test_special_tokens_are_never_described(corpus):
     assert find_rule(corpus, only_begin) is None
 
 
-def test_a_rule_holds_only_where_all_its_conditions_hold(corpus):
+def test_two_conditions_need_more_than_a_few_firings():
+    corpus = corpus_of(TEXTS)
+    twice = firing_where(corpus, lambda word, before: word == "." and "Dallas" in before)
+    assert len(twice.positions) == 2
+    assert len(find_rule(corpus, twice).conditions) == 1
+    assert (
+        len(
+            find_rule(
+                corpus_of(TEXTS * 4),
+                Firing(np.concatenate([twice.positions + i * len(corpus) for i in range(4)]), np.ones(8)),
+            ).conditions
+        )
+        == 2
+    )
+
+
+def test_a_rule_holds_only_where_all_its_conditions_hold():
+    corpus = corpus_of(TEXTS)
     rule = Rule((Condition("token", ("is",)), Condition("earlier", ("Dallas", "hot"))))
     held = [(int(corpus.text_of[i]), corpus.words[corpus.codes[i]]) for i in np.flatnonzero(rule.mask(corpus))]
     assert held == [(0, "is"), (6, "is")]
