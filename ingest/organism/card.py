@@ -78,7 +78,8 @@ Before which layer the direction is added (0: the embeddings), held-out cities, 
 
 {_table(("before layer", *_FLIP_HEADER), by_layer)}
 
-The same directions before layer {patching["layer"]}, another relation asked:
+The same directions before layer {patching["layer"]} (of layers 1 to 3 the one with most answers moved to B's, in the table
+above), another relation asked:
 
 {_table(("asked", *_FLIP_HEADER), relations)}
 

@@ -124,7 +124,7 @@ def _mean(values) -> float:
 # --- everything ------------------------------------------------------------------
 
 #: row name -> (task, options of its generator, filter on its facts)
-ROWS = {
+ROWS: dict[str, tuple[str, dict, tuple[str, str] | None]] = {
     "two-hop, capital": ("two_hop", {"relation": "capital"}, None),
     "two-hop, postal code": ("two_hop", {"relation": "code"}, None),
     "two-hop, region": ("two_hop", {"relation": "region"}, None),
@@ -183,7 +183,7 @@ def patching_figures(model, tokenizer) -> dict:
 
     layers = range(len(model.model.layers) + 1)
     by_layer = [{"layer": k, **flip_rates(model, tokenizer, prompts("capital"), k, targets_each=8)} for k in layers]
-    best = max(by_layer[1:-1], key=lambda row: row["state_flips"])["layer"]
+    best = int(max(by_layer[1:-1], key=lambda row: row["state_flips"])["layer"])
     samples = []
     for sample in SAMPLE_PROMPTS:
         if sample.task == "two_hop":

@@ -56,7 +56,7 @@ def replacement_figures(folder: Path) -> dict:
         with tempfile.TemporaryDirectory() as scratch:
             permuted_set(folder / "transcoders", Path(scratch), seed)
             permuted.append(_scores(model, Path(scratch)))
-    prompts = [
+    prompts: list[dict] = [
         {"prompt": sample.prompt, "real": real[i], "permuted": _mean([rows[i] for rows in permuted])}
         for i, sample in enumerate(SAMPLE_PROMPTS)
     ]
