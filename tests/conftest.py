@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 from atlas.circuit import Circuit, CircuitRecord, Edges, Example, Method, ModelRef, Nodes, SetRef, Target
+from atlas.graph import embedded
 from atlas.settings import Settings
 
 pytest_plugins = ["tests.servers.fixtures"]
@@ -36,6 +42,26 @@ def sample_graphs() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@dataclass
+class DemoHome:
+    """What `atlas demo --no-ui` made, once for all tests: its home, its summary, the environment that opens it."""
+
+    home: Path
+    summary: dict
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoHome]:
+    home = tmp_path_factory.mktemp("demo") / "home"
+    environment = {"ATLAS_HOME": str(home), "ATLAS_ACTOR": "tester"}
+    command = [sys.executable, "-m", "atlas.cli.main", "demo", "--no-ui", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, **environment})
+    assert done.returncode == 0, done.stderr
+    yield DemoHome(home, json.loads(done.stdout), environment)
+    embedded.stop(home)
 
 
 def make_circuit(

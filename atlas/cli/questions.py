@@ -120,7 +120,7 @@ def compare(
         )
         if result.floor is None:
             console.print(
-                "No replicates of either trace, so no noise floor: trace one prompt with --again to measure it."
+                "No replicates of either trace, so no noise floor: `atlas trace --again` on another machine or device measures it."
             )
         else:
             console.print(f"Noise floor from replicates: {result.floor:.2g}")
