@@ -1,7 +1,8 @@
 """Every statement that is sent to a graph server, by name. The same text runs on Neo4j and on the embedded server.
 
 Values are always parameters. Nothing here uses what the servers do differently (see dialect.py): vector functions, element
-ids, lists of mixed types, GQL path selectors.
+ids, lists of mixed types, GQL path selectors. What is deleted is collected first: the embedded server loses its place
+when relationships are deleted while it walks along them.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ DELETE_META = "MATCH (m:Meta) DELETE m"
 # A circuit, in the order of its rows. `loaded` and `aggregated` count the rows that are in (see projection.py).
 MAKE_CIRCUIT = """
 MERGE (c:Circuit {id: $id})
-ON CREATE SET c.status = 'loading', c.loaded = 0, c.aggregated = 0
+ON CREATE SET c += $properties, c.status = 'loading', c.loaded = 0, c.aggregated = 0
 SET c.writer = $writer
 """
 LOCK_CIRCUIT = "MATCH (c:Circuit {id: $id}) SET c.writer = $writer"
@@ -99,24 +100,23 @@ PUT = {
             i.circuits = i.circuits + 1
         """,
 }
-# The exact reverse of the last two: what only this circuit had goes first, then the rest is taken out of the means.
+# The exact reverse of the last two; pairs that only this circuit had go.
 TAKE = {
     "counts": ("UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits - 1",),
     "influences": (
         """
         UNWIND $rows AS row
-        MATCH (source:Feature {key: row[0]})-[i:INFLUENCES {method: $method, unit: $unit}]->(target:Feature {key: row[1]})
+        MATCH (source:Feature {key: row[0]})
+        MATCH (target:Feature {key: row[1]})
+        MATCH (source)-[i:INFLUENCES {method: $method, unit: $unit}]->(target)
         SET i.prompts = i.prompts - 1,
             i.mean_share = CASE i.circuits WHEN 1 THEN 0.0 ELSE (i.mean_share * i.circuits - row[2]) / (i.circuits - 1) END,
             i.mean_weight = CASE i.circuits WHEN 1 THEN 0.0 ELSE (i.mean_weight * i.circuits - row[3]) / (i.circuits - 1) END,
             i.positive = CASE i.circuits WHEN 1 THEN 0.0 ELSE (i.positive * i.circuits - row[4]) / (i.circuits - 1) END,
             i.circuits = i.circuits - 1
-        """,
-        """
-        UNWIND $rows AS row
-        MATCH (source:Feature {key: row[0]})-[i:INFLUENCES {method: $method, unit: $unit}]->(target:Feature {key: row[1]})
-        WHERE i.circuits = 0
-        DELETE i
+        WITH i WHERE i.circuits = 0
+        WITH collect(i) AS gone
+        FOREACH (i IN gone | DELETE i)
         """,
     ),
 }
@@ -144,8 +144,9 @@ CREATE (s)-[:GROUPS]->(n)
 DELETE_NODES = """
 MATCH (c:Circuit {id: $id})-[:CONTAINS]->(n:Node)
 WITH n LIMIT $limit
-DETACH DELETE n
-RETURN count(*) AS deleted
+WITH collect(n) AS gone
+FOREACH (n IN gone | DETACH DELETE n)
+RETURN size(gone) AS deleted
 """
 DELETE_CIRCUIT = "MATCH (c:Circuit {id: $id}) DETACH DELETE c"
 DELETE_UNUSED_FEATURES = """
@@ -225,8 +226,10 @@ RELATIONSHIP_COUNTS = " UNION ALL ".join(
     f"MATCH ()-[r:{name}]->() RETURN '{name}' AS name, count(r) AS count" for name in RELATIONSHIPS
 )
 CLEAR_RELATIONSHIPS = {
-    name: f"MATCH ()-[r:{name}]->() WITH r LIMIT $limit DELETE r RETURN count(*) AS deleted" for name in RELATIONSHIPS
+    name: f"MATCH ()-[r:{name}]->() WITH r LIMIT $limit WITH collect(r) AS gone FOREACH (r IN gone | DELETE r) RETURN size(gone) AS deleted"
+    for name in RELATIONSHIPS
 }
 CLEAR_NODES = {
-    name: f"MATCH (n:{name}) WITH n LIMIT $limit DETACH DELETE n RETURN count(*) AS deleted" for name in LABELS
+    name: f"MATCH (n:{name}) WITH n LIMIT $limit WITH collect(n) AS gone FOREACH (n IN gone | DETACH DELETE n) RETURN size(gone) AS deleted"
+    for name in LABELS
 }

@@ -40,7 +40,7 @@ def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
     if len(projection.circuit.edges) <= SINGLE_TRANSACTION_EDGES:
 
         def whole(tx: neo4j.ManagedTransaction) -> bool:
-            progress = _begin(tx, projection.id)
+            progress = _begin(tx, projection)
             if progress["status"] == "deleting":
                 return False
             for batch in batches(steps, BATCH_ROWS, progress["loaded"], total(steps)):
@@ -61,10 +61,10 @@ def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
 
 
 def _put_in_pieces(connection: Connection, projection: CircuitProjection, target: int) -> None:
-    progress = connection.write(lambda tx: _begin(tx, projection.id))
+    progress = connection.write(lambda tx: _begin(tx, projection))
     if progress["status"] == "deleting":
         delete_circuit(connection, projection.id, projection)
-        progress = connection.write(lambda tx: _begin(tx, projection.id))
+        progress = connection.write(lambda tx: _begin(tx, projection))
     for batch in batches(projection.steps, BATCH_ROWS, progress["loaded"], total(projection.steps)):
 
         def load(tx: neo4j.ManagedTransaction, batch: Batch = batch) -> None:
@@ -118,9 +118,10 @@ def delete_circuit(connection: Connection, circuit_id: str, projection: CircuitP
     connection.write(end)
 
 
-def _begin(tx: neo4j.ManagedTransaction, circuit_id: str) -> dict[str, Any]:
-    tx.run(cypher.MAKE_CIRCUIT, {"id": circuit_id, "writer": uuid.uuid4().hex}).consume()
-    return tx.run(cypher.CIRCUIT_PROGRESS, {"id": circuit_id}).single(strict=True).data()
+def _begin(tx: neo4j.ManagedTransaction, projection: CircuitProjection) -> dict[str, Any]:
+    parameters = {"id": projection.id, "writer": uuid.uuid4().hex, "properties": projection.properties}
+    tx.run(cypher.MAKE_CIRCUIT, parameters).consume()
+    return tx.run(cypher.CIRCUIT_PROGRESS, {"id": projection.id}).single(strict=True).data()
 
 
 def _lock(tx: neo4j.ManagedTransaction, circuit_id: str) -> dict[str, Any] | None:

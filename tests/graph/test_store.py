@@ -136,13 +136,12 @@ def test_a_label_is_found_by_meaning_and_by_words(store):
     assert store.full_text("town colour", 5) == []
 
 
-@pytest.mark.parametrize(
-    "text", ["", "  ", "*", "?", '"', "town AND", "OR", "NOT x", "a:b", "[1 TO 2]", "👩‍🚀", "town~", "\\", "^"]
-)
-def test_no_text_breaks_the_full_text_query(store, text):
+def test_no_text_breaks_the_full_text_query(store):
     store.put_features([FeatureRow(TOWN, "a town in Texas")])
+    town = store.full_text("town", 5)
 
-    assert store.full_text(text, 5) in ([], store.full_text("town", 5))
+    for text in ("", "  ", "*", "?", '"', "town AND", "OR", "NOT x", "a:b", "[1 TO 2]", "👩‍🚀", "town~", "\\", "^"):
+        assert store.full_text(text, 5) in ([], town), text
 
 
 def test_a_label_outlives_its_circuits_and_a_new_one_replaces_it(store, make_circuit, project):
@@ -159,10 +158,10 @@ def test_a_label_outlives_its_circuits_and_a_new_one_replaces_it(store, make_cir
     assert store.nearest([1, 0, 0, 0], 5) == []
 
 
-@pytest.mark.parametrize("embedding", [[1.0, 2.0], [0.0] * 4, [float("nan"), 1, 1, 1], []])
-def test_an_embedding_of_another_encoder_is_refused(store, embedding):
-    with pytest.raises(InputRejected, match="4 finite numbers"):
-        store.put_features([FeatureRow(TOWN, "a town", None, embedding)])
+def test_an_embedding_of_another_encoder_is_refused(store):
+    for embedding in ([1.0, 2.0], [0.0] * 4, [float("nan"), 1, 1, 1], []):
+        with pytest.raises(InputRejected, match="4 finite numbers"):
+            store.put_features([FeatureRow(TOWN, "a town", None, embedding)])
 
 
 def test_concepts_and_collections_are_made_replaced_and_removed(store, make_circuit, project):
