@@ -9,6 +9,7 @@ scores of the two, and of two servers, have different scales.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,7 +62,8 @@ def search(
         rankings["meaning"] = found
     elif not rankings["text"]:
         words = [word for word in dict.fromkeys(text.split()) if len(word) > 2]
-        fused = fuse({word: _collect(lambda k, w=word: graph.full_text(w, k), keep, depth, limit) for word in words})
+        ask_for = {word: partial(graph.full_text, word) for word in words}
+        fused = fuse({word: _collect(ask, keep, depth, limit) for word, ask in ask_for.items()})
         rankings["text"] = [key for key, _, _ in fused]
 
     best = fuse(rankings)[:limit]

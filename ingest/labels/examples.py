@@ -80,10 +80,10 @@ def collect_firings(
         inputs = model.feature_inputs(ids, transcoders.input_hook)
         for layer, indices in by_layer.items():
             activations = _encode(transcoders, layer, indices, inputs[layer][kept.to(inputs.device)])
-            column, row = np.nonzero(activations.T)
-            bounds = np.searchsorted(column, np.arange(len(indices) + 1))
+            columns, rows = np.nonzero(activations.T)
+            bounds = np.searchsorted(columns, np.arange(len(indices) + 1))
             for i, index in enumerate(indices):
-                here = row[bounds[i] : bounds[i + 1]]
+                here = rows[bounds[i] : bounds[i + 1]]
                 if len(here):
                     found[layer, index].append((places[here], activations[here, i]))
         done += len(texts)

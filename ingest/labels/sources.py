@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -65,7 +66,7 @@ def _loaders(atlas: Atlas) -> Iterator[Callable[[], Source]]:
     if model_path().is_dir():
         yield lambda: _load(model_path(), transcoders_path(), shipped=True)
     for profile in atlas.settings.profiles.values():
-        yield lambda p=profile: _load(p.model, p.transcoders)
+        yield partial(_load, profile.model, profile.transcoders)
 
 
 def _load(model: str | Path, transcoders: str | Path, shipped: bool = False) -> Source:

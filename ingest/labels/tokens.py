@@ -195,7 +195,8 @@ def _best_earlier(corpus: Corpus, fires: np.ndarray, inside: np.ndarray, hits: i
     alone = 2 * true / (hits + claimed) if hits else true
     words = np.lexsort((np.arange(len(alone)), -alone))[:_EARLIER_CANDIDATES]
     columns = [corpus.after(word) & inside for word in words if true[word] > 0]
-    union, kept, quality = np.zeros(len(corpus), bool), [], 0.0
+    kept: list[str] = []
+    union, quality = np.zeros(len(corpus), bool), 0.0
     while len(kept) < min(MAX_WORDS, len(columns)):
         qualities = [_f1(fired, union | column) for column in columns]
         best = int(np.argmax(qualities))
