@@ -303,10 +303,16 @@ class Atlas:
             return details.node_labels(session, loaded)
 
     def feature(self, key: str) -> FeatureDetail:
-        """A feature with its label versions, examples, occurrences and neighbours. Raises NotFound."""
+        """A feature with its label versions, examples, occurrences and neighbours. Raises NotFound.
+
+        When the graph server is down, `graph_fault` says so and the neighbours are missing.
+        """
         with self.catalog.read() as session:
             detail = details.feature_detail(session, key)
-        inputs, outputs = self.graph.influences(key)
+        try:
+            inputs, outputs = self.graph.influences(key)
+        except StoreUnavailable as error:
+            return detail.model_copy(update={"graph_fault": str(error)})
         return detail.model_copy(update={"inputs": details.influences(inputs), "outputs": details.influences(outputs)})
 
     def features_without_label(

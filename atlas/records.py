@@ -198,6 +198,7 @@ class FeatureDetail(Record):
     occurrences: list[FeatureInCircuit] = Field(default_factory=list)
     inputs: list[Influence] = Field(default_factory=list)
     outputs: list[Influence] = Field(default_factory=list)
+    graph_fault: str = Field("", description="why inputs and outputs are missing, when the graph server did not answer")
 
 
 class LabelResult(Record):

@@ -264,3 +264,13 @@ def test_the_actor_is_the_argument_then_the_setting_then_the_login_name(settings
     assert Atlas.open(settings=settings).actor == "tester"
     monkeypatch.setenv("LOGNAME", "grace")
     assert Atlas.open(settings=settings.model_copy(update={"actor": ""})).actor == "grace"
+
+
+def test_a_feature_is_shown_without_its_neighbours_when_the_graph_is_down(settings, make_circuit):
+    with Atlas.open(settings=unreachable(settings)) as atlas:
+        with pytest.raises(StoreUnavailable):
+            atlas.add(make_circuit())
+        detail = atlas.feature(KEY)
+    assert detail.occurrences[0].node == FEATURE
+    assert detail.inputs == []
+    assert "127.0.0.1:9" in detail.graph_fault

@@ -83,6 +83,10 @@ def history(detail: FeatureDetail) -> None:
 
 
 def influences(detail: FeatureDetail) -> None:
+    if detail.graph_fault:
+        heading("Inputs and outputs over circuits")
+        note(detail.graph_fault)
+        return
     left, right = st.columns(2)
     with left:
         heading("Inputs over circuits")

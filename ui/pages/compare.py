@@ -94,8 +94,8 @@ show(
 )
 if result.floor is None:
     note(
-        "Neither circuit has a replicate (a second trace of the same question, `atlas trace ... --again`), so nothing says which "
-        "differences are larger than the noise of tracing; “above noise” is left open."
+        "Neither circuit has a replicate (a second trace of the same question: `atlas trace ... --again` on another machine or "
+        "device), so nothing says which differences are larger than the noise of tracing; “above noise” is left open."
     )
 else:
     note("“Above noise” means: larger than any difference between two traces of the same question (the noise floor).")
