@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from atlas.cli.main import app, opened
-from atlas.cli.output import Json, emit, table
+from atlas.cli.output import Json, emit, table, visible
 from atlas.errors import UsageError
 
 Circuit = Annotated[str, typer.Argument(help="Circuit id, unique id prefix or unique name.")]
@@ -110,7 +110,7 @@ def delete(
         if not yes and not json:
             if not _can_ask():
                 raise UsageError("`atlas delete` asks before it deletes, and there is nobody to ask.", "Pass --yes.")
-            typer.confirm(f"Delete {detail.id} ({detail.name}, {detail.nodes} nodes)?", abort=True, err=True)
+            typer.confirm(f"Delete {detail.id} ({visible(detail.name)}, {detail.nodes} nodes)?", abort=True, err=True)
         result = atlas.delete(detail.id)
     emit(result, json, lambda console: console.print(f"deleted {result.deleted}"))
 

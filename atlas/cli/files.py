@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -67,13 +68,25 @@ def export_circuit(
 
     with opened() as atlas:
         data = export_bytes(atlas, circuit, format.value)
-    part = output.with_name(output.name + ".part")  # a broken-off export never looks like a whole file
     try:
-        part.write_bytes(data)
-        part.replace(output)
+        _write_whole(output, data)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise InputRejected(
             f"{output} cannot be written: {error.strerror}.", "Choose another place with -o."
         ) from error
     emit({"path": str(output)}, json, lambda console: console.print(str(output), markup=False))
+
+
+def _write_whole(output: Path, data: bytes) -> None:
+    """All of `data` or the file as it was. Raises OSError."""
+    place = output.resolve()  # through a link, which stays a link
+    if place.exists() and not place.is_file():
+        place.write_bytes(data)  # a device or a pipe is written to; replacing it by a file would break the machine
+        return
+    part = place.parent / f".{os.getpid()}.part"
+    try:
+        part.write_bytes(data)
+        part.replace(place)
+    except BaseException:
+        part.unlink(missing_ok=True)
+        raise

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from atlas.cli.output import emit_error
+from atlas.cli.output import drop_stdout, emit_error
 from atlas.errors import AtlasError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ def root(
 def main(arguments: list[str] | None = None) -> None:
     """Entry point of the console script; exits the process."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  Python has none where the caller closed it
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a character that the terminal lacks is no failure
     sys.exit(run(arguments))
 
 
@@ -90,7 +95,7 @@ def run(arguments: list[str]) -> int:
 
     as_json = "--json" in arguments
     try:
-        result = app(arguments, standalone_mode=False)
+        result = app(arguments, prog_name="atlas", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
@@ -109,12 +114,21 @@ def run(arguments: list[str]) -> int:
         emit_error(AtlasError("Interrupted.", "What was finished is kept; run the command again to go on."), as_json)
         return 1
     except BrokenPipeError:
-        # the reader of our output went away: not our failure, and nothing more can be printed
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        drop_stdout()  # the reader of our output went away: not our failure
         return 0
     except MemoryError:
         emit_error(
             AtlasError("There is not enough memory for this.", "Close other programs, or ask for less at once."),
+            as_json,
+        )
+        return 1
+    except Exception as error:  # a fault of this program; the traceback is for those who ask for it
+        logging.getLogger(__name__).info("unexpected", exc_info=True)
+        what = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
+        emit_error(
+            AtlasError(
+                f"An unexpected fault stopped this: {what}.", "`atlas --verbose ...` says where; please report it."
+            ),
             as_json,
         )
         return 1

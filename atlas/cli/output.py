@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any
@@ -21,23 +22,60 @@ from atlas.errors import AtlasError
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 
+class PlainConsole(Console):
+    """Prints text as it is: no markup, no emoji codes, and control characters from files never reach the terminal."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, **options)
+
+    def print(self, *objects: Any, **options: Any) -> None:
+        super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
+
+
 def stdout() -> Console:
-    console = Console(highlight=False)
+    console = PlainConsole()
     # a pipe has no width to fit into: rows stay on one line, for grep and for the eye
-    return console if console.is_terminal else Console(highlight=False, width=400)
+    return console if console.is_terminal else PlainConsole(width=400)
 
 
 def stderr() -> Console:
-    return Console(stderr=True, highlight=False, soft_wrap=True)
+    return PlainConsole(stderr=True, soft_wrap=True)
+
+
+def visible(text: str) -> str:
+    """`text` with control characters replaced by signs that can be seen; line ends and tabs stay."""
+    return "".join(char if char.isprintable() or char in "\n\t" else "�" for char in text)
 
 
 def emit(value: BaseModel | list | dict, as_json: bool, text: Callable[[Console], None]) -> None:
-    """Print `value` as JSON, or call `text` with a console."""
-    if as_json:
-        sys.stdout.write(json.dumps(plain(value), ensure_ascii=False, allow_nan=False) + "\n")
-        sys.stdout.flush()
-    else:
-        text(stdout())
+    """Print `value` as JSON, or call `text` with a console. Raises AtlasError when stdout cannot be written."""
+    try:
+        if as_json:
+            _print_json(plain(value))
+        else:
+            text(stdout())
+            sys.stdout.flush()
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        drop_stdout()
+        reason = error.strerror or type(error).__name__
+        raise AtlasError(f"The output cannot be written: {reason}.", "Send it somewhere else.") from error
+
+
+def drop_stdout() -> None:
+    """Nothing more can be printed: not now, and not when Python empties its buffers at the end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _print_json(value: Any) -> None:
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:  # a file name that is no UTF-8, or a terminal that is not
+        text = json.dumps(value, allow_nan=False)
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
 
 
 def plain(value: Any) -> Any:
@@ -56,9 +94,11 @@ def plain(value: Any) -> Any:
 def emit_error(error: AtlasError, as_json: bool) -> None:
     if as_json:
         body = {"type": type(error).__name__, "message": error.message, "hint": error.hint}
-        sys.stdout.write(json.dumps({"error": body}, ensure_ascii=False) + "\n")
-        sys.stdout.flush()
-    stderr().print(Text(str(error)))
+        try:
+            _print_json({"error": body})
+        except OSError:  # stderr still says it
+            drop_stdout()
+    stderr().print(str(error))
 
 
 def table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, title: str | None = None) -> Table:
@@ -67,7 +107,7 @@ def table(columns: Iterable[str], rows: Iterable[Iterable[Any]], *, title: str |
     out = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     for number, name in enumerate(columns):
         numeric = bool(cells) and all(_is_number(row[number]) for row in cells)
-        out.add_column(name, justify="right" if numeric else "left", overflow="fold")
+        out.add_column(visible(name), justify="right" if numeric else "left", overflow="fold")
     for row in cells:
         out.add_row(*(Text(cell) for cell in row))
     return out
@@ -80,8 +120,7 @@ def _cell(value: Any) -> str:
         return "yes" if value else "no"
     if isinstance(value, float):
         return f"{value:.4g}"
-    # control characters from files must not reach the terminal
-    return "".join(char if char.isprintable() else "␤" if char == "\n" else "�" for char in str(value))
+    return visible(str(value).replace("\n", "␤").replace("\t", " "))
 
 
 def _is_number(cell: str) -> bool:
@@ -105,7 +144,7 @@ def progress_bar(description: str, quiet: bool = False) -> Iterator[Callable[[in
         return
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
@@ -114,6 +153,6 @@ def progress_bar(description: str, quiet: bool = False) -> Iterator[Callable[[in
         task = bar.add_task(description, total=None)
 
         def report(done: int, total: int, what: str = "") -> None:
-            bar.update(task, completed=done, total=total, description=f"{description} {what}".rstrip())
+            bar.update(task, completed=done, total=total, description=_cell(f"{description} {what}".rstrip()))
 
         yield report

@@ -71,7 +71,7 @@ def trace(
             model=loaded,
             transcoders=load_transcoders(transcoders, loaded),
             token_ids=numbers,
-            targets=[word for word in targets.split(",") if word] if targets else None,
+            targets=[word for word in targets.split(",") if word] if targets is not None else None,
             max_features=max_features,
             node_threshold=node_threshold,
             edge_threshold=edge_threshold,
