@@ -48,7 +48,7 @@ def from_bytes(blob: bytes, source: str = "circuit") -> Circuit:
     """Read a blob; `source` names it in errors. Raises InputRejected (damaged) or SchemaMismatch (newer version)."""
     metadata, tensors = _open(blob, source)
     version = metadata.get("schema_version", "")
-    if not version.isdigit():
+    if not (version.isascii() and version.isdigit()):
         raise InputRejected(
             f"{source} is a safetensors file without a circuit schema_version.",
             "Pass a file written by `atlas export --format circuit`.",
@@ -128,4 +128,7 @@ _READERS = {1: _read_v1}
 
 
 def _first_line(error: Exception) -> str:
+    if isinstance(error, ValidationError):
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}".rstrip(".")
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from atlas import circuit_file
-from atlas.errors import AtlasError, InputRejected, SchemaMismatch, UsageError
+from atlas.errors import AtlasError, InputRejected, UsageError
 from atlas.records import Annotations, ImportResult, LoadedFile, RejectedFile
 from ingest.formats import find_files, read_graph, write_graphml, write_neuronpedia
 
@@ -32,10 +32,10 @@ def import_paths(
             progress(number, len(files), path.name)
         try:
             graph = read_graph(path, settings=atlas.settings)
-        except (InputRejected, SchemaMismatch) as error:
+            added = atlas.add(graph.circuit, annotations=graph.annotations, collection=collection)
+        except InputRejected as error:
             result.rejected.append(RejectedFile(path=str(path), reason=str(error)))
             continue
-        added = atlas.add(graph.circuit, annotations=graph.annotations, collection=collection)
         result.loaded.append(LoadedFile(path=str(path), mended=graph.mended, **added.model_dump()))
     if progress:
         progress(len(files), len(files), "")

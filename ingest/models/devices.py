@@ -15,7 +15,7 @@ def choose_device(device: str | torch.device | None) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         chosen = torch.device(device)
-        torch.empty(1, device=chosen)
+        torch.ones(1, device=chosen).item()  # `meta` makes tensors too, but none that holds a number
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         here = ["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]
         here += ["mps"] if torch.backends.mps.is_available() else []

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
 from atlas.circuit import UNKNOWN
 from atlas.errors import ModelRejected
@@ -86,23 +85,30 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
     from transformers.utils import logging
 
     logging.disable_progress_bar()
+    what = "model"
     try:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, attn_implementation="eager", output_loading_info=True, local_files_only=True
+            folder,
+            dtype=dtype,
+            attn_implementation="eager",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
+            local_files_only=True,
         )
+        what = "tokenizer"
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, SafetensorError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+    except Exception as error:  # a damaged folder makes the libraries below raise errors of any type
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise ModelRejected(
-            f"The model in {folder} cannot be loaded: {reason}.", "Fetch or train the model again."
+            f"The {what} in {folder} cannot be loaded: {reason}.", "Fetch or train the model again."
         ) from error
     network, report = loaded
     missing = sorted(report["missing_keys"])
     if missing or report.get("mismatched_keys"):
         # transformers would go on with random weights in their place
-        what = missing[0] if missing else report["mismatched_keys"][0]
+        which = missing[0] if missing else sorted(report["mismatched_keys"])[0][0]
         raise ModelRejected(
-            f"The weights in {folder} do not fit its config.json: {what} is missing or of another shape.",
+            f"The weights in {folder} do not fit its config.json: {which} is missing or of another shape.",
             "Fetch the model again.",
         )
     return network, tokenizer

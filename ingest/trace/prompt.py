@@ -43,6 +43,11 @@ def prompt_ids(model: Model, prompt: str | None, token_ids: Sequence[int] | None
 def _encode(model: Model, prompt: str, chat: bool) -> list[int]:
     if not prompt.strip():
         raise InputRejected("The prompt is empty.", "Pass at least one word.")
+    if "\0" in prompt or any("\ud800" <= char <= "\udfff" for char in prompt):
+        raise InputRejected(
+            "The prompt holds bytes that are no text, so neither the model nor a database can take it.",
+            "Pass it as UTF-8, or pass token ids.",
+        )
     tokenizer = model.tokenizer
     if chat:
         if not getattr(tokenizer, "chat_template", None):

@@ -94,7 +94,9 @@ def _read_layer(file: Path, model: Model) -> Transcoder:
     for name, key in _KEYS.items():
         if key not in tensors and name not in _OPTIONAL:
             raise ModelRejected(f"{file} has no tensor {key}.", "Fetch the set again.")
-    rows, width = tensors["W_enc"].shape if tensors["W_enc"].ndim == 2 else (-1, -1)
+    if tensors["W_enc"].ndim != 2:
+        raise ModelRejected(f"W_enc in {file} has {tensors['W_enc'].ndim} dimensions, not 2.", "Fetch the set again.")
+    rows, width = tensors["W_enc"].shape
     if width != model.width:
         raise ModelRejected(
             f"The transcoders in {file} have width {width}, the model {model.name} has {model.width}.",
@@ -111,6 +113,8 @@ def _read_layer(file: Path, model: Model) -> Transcoder:
             raise ModelRejected(
                 f"{key} in {file} has the shape {tuple(tensor.shape)}, not {shapes[name]}.", "Fetch the set again."
             )
+        if not tensor.is_floating_point():
+            raise ModelRejected(f"{key} in {file} holds no floating-point numbers.", "Fetch the set again.")
         if not torch.isfinite(tensor).all():
             raise ModelRejected(f"{key} in {file} holds NaN or infinity.", "Fetch or train the set again.")
         parts[name] = tensor.to(model.device, model.dtype).contiguous()
