@@ -141,12 +141,17 @@ UNWIND row.nodes AS key
 MATCH (n:Node {key: key})
 CREATE (s)-[:GROUPS]->(n)
 """
-DELETE_NODES = """
+NODES_TO_DELETE = """
 MATCH (c:Circuit {id: $id})-[:CONTAINS]->(n:Node)
 WITH n LIMIT $limit
+OPTIONAL MATCH (n)-[:OCCURRENCE_OF]->(shared)
+RETURN n.key AS node, shared.key AS shared
+"""
+DELETE_NODES = """
+UNWIND $rows AS key
+MATCH (n:Node {key: key})
 WITH collect(n) AS gone
 FOREACH (n IN gone | DETACH DELETE n)
-RETURN size(gone) AS deleted
 """
 DELETE_CIRCUIT = "MATCH (c:Circuit {id: $id}) DETACH DELETE c"
 DELETE_UNUSED_FEATURES = """
@@ -154,9 +159,6 @@ UNWIND $rows AS key
 MATCH (f:Feature {key: key})
 WHERE f.label IS NULL AND NOT EXISTS { (f)--() }
 DELETE f
-"""
-COMPONENTS_OF_CIRCUIT = """
-MATCH (c:Circuit {id: $id})-[:CONTAINS]->(n:Node)-[:OCCURRENCE_OF]->(k:Component) RETURN DISTINCT k.key AS key
 """
 DELETE_UNUSED_COMPONENTS = "UNWIND $rows AS key MATCH (k:Component {key: key}) WHERE NOT EXISTS { (k)--() } DELETE k"
 

@@ -4,7 +4,9 @@ The Circuit node carries two counters: `loaded`, how many rows of its structure 
 what it adds to shared records (Feature.circuits, INFLUENCES) are in. A counter moves in the same transaction as its rows,
 so that after a kill at any moment the next run goes on behind the last row that is in, forwards or backwards. `status` is
 `loading`, then `ready` as the last write of a load; `deleting` from the first write of a deletion until the node is gone.
-Up to SINGLE_TRANSACTION_EDGES all of a load is one transaction; above, every batch is one.
+A load is one transaction where the server's memory allows it (SINGLE_TRANSACTION_ROWS, every circuit measured so far).
+Above, the structure is one transaction and the aggregates go in batches; above SINGLE_TRANSACTION_EDGES every batch is a
+transaction, so that nodes of a circuit that is not `ready` can be seen by Cypher that does not ask for its status.
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from atlas.graph.influences import pooled
 from atlas.graph.projection import Batch, CircuitProjection, Step, batches, total
 
 SINGLE_TRANSACTION_EDGES = 200_000
+SINGLE_TRANSACTION_ROWS = 100_000  # 200,000 edges with as many pairs are too much for a heap of 768 MB
 BATCH_ROWS = {
     "nodes": 2_000,
     "attributes": 5_000,
@@ -37,44 +40,44 @@ def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
     """Returns when the circuit is ready and its share of the aggregates is complete."""
     steps, aggregates = projection.steps, projection.aggregates
     target = total(aggregates) if projection.counted else 0
-    if len(projection.circuit.edges) <= SINGLE_TRANSACTION_EDGES:
+    together = total(steps) + target <= SINGLE_TRANSACTION_ROWS
 
-        def whole(tx: neo4j.ManagedTransaction) -> bool:
-            progress = _begin(tx, projection)
-            if progress["status"] == "deleting":
-                return False
+    def begin(tx: neo4j.ManagedTransaction) -> dict[str, Any]:
+        """All of the load, or all of the structure, or nothing yet: as much as fits into one transaction."""
+        progress = _begin(tx, projection)
+        if progress["status"] != "deleting" and len(projection.circuit.edges) <= SINGLE_TRANSACTION_EDGES:
             for batch in batches(steps, BATCH_ROWS, progress["loaded"], total(steps)):
                 _put(tx, projection, batch)
-            _move(tx, projection, aggregates, progress["aggregated"], target)
             tx.run(cypher.SET_LOADED, {"id": projection.id, "to": total(steps)}).consume()
-            _finish(tx, projection)
-            return True
+            if together:
+                _move(tx, projection, progress["aggregated"], target)
+                _finish(tx, projection)
+        return progress
 
-        if not connection.write(whole):
-            delete_circuit(connection, projection.id, projection)
-            if not connection.write(whole):
-                raise StoreUnavailable(
-                    f"The circuit {projection.id} is being deleted by another process.", "Try again."
-                )
-        return
-    _put_in_pieces(connection, projection, target)
-
-
-def _put_in_pieces(connection: Connection, projection: CircuitProjection, target: int) -> None:
-    progress = connection.write(lambda tx: _begin(tx, projection))
+    progress = connection.write(begin)
     if progress["status"] == "deleting":
         delete_circuit(connection, projection.id, projection)
-        progress = connection.write(lambda tx: _begin(tx, projection))
-    for batch in batches(projection.steps, BATCH_ROWS, progress["loaded"], total(projection.steps)):
+        progress = connection.write(begin)
+        if progress["status"] == "deleting":
+            raise StoreUnavailable(f"The circuit {projection.id} is being deleted by another process.", "Try again.")
+    if len(projection.circuit.edges) > SINGLE_TRANSACTION_EDGES:
+        _load_in_pieces(connection, projection, progress["loaded"])
+    elif together:
+        return
+    _move_in_pieces(connection, projection.id, _pool_of(projection), aggregates, target)
+    connection.write(lambda tx: _finish(tx, projection))
+
+
+def _load_in_pieces(connection: Connection, projection: CircuitProjection, begin: int) -> None:
+    for batch in batches(projection.steps, BATCH_ROWS, begin, total(projection.steps)):
 
         def load(tx: neo4j.ManagedTransaction, batch: Batch = batch) -> None:
-            if _lock(tx, projection.id)["loaded"] == batch.begin:
+            progress = _lock(tx, projection.id)
+            if progress is not None and progress["loaded"] == batch.begin:
                 _put(tx, projection, batch)
                 tx.run(cypher.SET_LOADED, {"id": projection.id, "to": batch.end}).consume()
 
         connection.write(load)
-    _move_in_pieces(connection, projection.id, _pool_of(projection), projection.aggregates, target)
-    connection.write(lambda tx: _finish(tx, projection))
 
 
 def delete_circuit(connection: Connection, circuit_id: str, projection: CircuitProjection | None) -> None:
@@ -97,25 +100,20 @@ def delete_circuit(connection: Connection, circuit_id: str, projection: CircuitP
     if progress["aggregated"]:
         aggregates = projection.aggregates if projection is not None else _read_back(connection, circuit_id)
         _move_in_pieces(connection, circuit_id, (progress["method"], progress["unit"]), aggregates, 0)
-    features = [row["key"] for row in connection.read(cypher.FEATURES_OF_CIRCUIT, {"id": circuit_id})]
-    components = [row["key"] for row in connection.read(cypher.COMPONENTS_OF_CIRCUIT, {"id": circuit_id})]
-    while True:
-        rows = connection.write(
-            lambda tx: tx.run(cypher.DELETE_NODES, {"id": circuit_id, "limit": DELETE_NODES}).data()
-        )
-        if rows[0]["deleted"] < DELETE_NODES:
-            break
 
-    def end(tx: neo4j.ManagedTransaction) -> None:
-        for statement, keys in (
-            (cypher.DELETE_UNUSED_FEATURES, features),
-            (cypher.DELETE_UNUSED_COMPONENTS, components),
-        ):
-            if keys:
-                tx.run(statement, {"rows": keys}).consume()
-        tx.run(cypher.DELETE_CIRCUIT, {"id": circuit_id}).consume()
+    def remove(tx: neo4j.ManagedTransaction) -> bool:
+        """Some nodes, and the features and components that nothing else holds; the Circuit itself with the last ones."""
+        rows = tx.run(cypher.NODES_TO_DELETE, {"id": circuit_id, "limit": DELETE_NODES}).data()
+        tx.run(cypher.DELETE_NODES, {"rows": [row["node"] for row in rows]}).consume()
+        shared = sorted({row["shared"] for row in rows} - {None})
+        tx.run(cypher.DELETE_UNUSED_FEATURES, {"rows": shared}).consume()
+        tx.run(cypher.DELETE_UNUSED_COMPONENTS, {"rows": shared}).consume()
+        if len(rows) < DELETE_NODES:
+            tx.run(cypher.DELETE_CIRCUIT, {"id": circuit_id}).consume()
+        return len(rows) < DELETE_NODES
 
-    connection.write(end)
+    while not connection.write(remove):
+        pass
 
 
 def _begin(tx: neo4j.ManagedTransaction, projection: CircuitProjection) -> dict[str, Any]:
@@ -145,10 +143,8 @@ def _finish(tx: neo4j.ManagedTransaction, projection: CircuitProjection) -> None
     tx.run(cypher.SET_STATUS, {"id": projection.id, "status": projection.status}).consume()
 
 
-def _move(
-    tx: neo4j.ManagedTransaction, projection: CircuitProjection, aggregates: list[Step], begin: int, target: int
-) -> None:
-    for forwards, batch in moves(aggregates, begin, target):
+def _move(tx: neo4j.ManagedTransaction, projection: CircuitProjection, begin: int, target: int) -> None:
+    for forwards, batch in moves(projection.aggregates, begin, target):
         _apply(tx, _pool_of(projection), batch, forwards)
     tx.run(cypher.SET_AGGREGATED, {"id": projection.id, "to": target}).consume()
 

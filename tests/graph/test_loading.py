@@ -39,6 +39,7 @@ def interrupt_after(connection, writes: int):
 def in_pieces(monkeypatch):
     """Every circuit is loaded like a huge one: a transaction per batch of a few rows."""
     monkeypatch.setattr(loading, "SINGLE_TRANSACTION_EDGES", 0)
+    monkeypatch.setattr(loading, "SINGLE_TRANSACTION_ROWS", 0)
     monkeypatch.setattr(loading, "BATCH_ROWS", dict.fromkeys(loading.BATCH_ROWS, 7))
     monkeypatch.setattr(loading, "DELETE_NODES", 4)
 
@@ -143,6 +144,7 @@ def test_in_one_transaction_or_in_many_the_graph_is_the_same(store, project, mon
     whole = store.read(everything, limit=1000, timeout=30).rows
     store.delete_circuit(circuit.id)
     monkeypatch.setattr(loading, "SINGLE_TRANSACTION_EDGES", 0)
+    monkeypatch.setattr(loading, "SINGLE_TRANSACTION_ROWS", 0)
     monkeypatch.setattr(loading, "BATCH_ROWS", dict.fromkeys(loading.BATCH_ROWS, 50))
 
     store.put_circuit(project(circuit))
