@@ -57,7 +57,7 @@ class DemoHome:
 def demo_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DemoHome]:
     home = tmp_path_factory.mktemp("demo") / "home"
     environment = {"ATLAS_HOME": str(home), "ATLAS_ACTOR": "tester"}
-    command = [sys.executable, "-m", "atlas.cli.main", "demo", "--no-ui", "--json"]
+    command = [sys.executable, "-m", "atlas", "demo", "--no-ui", "--json"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=280, env={**os.environ, **environment})
     assert done.returncode == 0, done.stderr
     yield DemoHome(home, json.loads(done.stdout), environment)

@@ -135,4 +135,6 @@ def run(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    main()
+    from atlas.cli import main as imported  # the verbs register on that module's app, not on this one
+
+    imported.main()
