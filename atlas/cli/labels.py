@@ -29,7 +29,7 @@ def label(
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many features.")] = None,
     json: Json = False,
 ) -> None:
-    """Label features from activation examples, score the labels, embed them for search."""
+    """Label the features that this labeler has not labelled yet: activation examples, label, score, embedding."""
     lines = None
     if texts is not None:
         try:
