@@ -33,7 +33,16 @@ if [ ! -e "$jars/.complete" ]; then
       lacks "Neo4j" "Maven could not get org.neo4j:neo4j"
     fi
   elif have docker && docker info >/dev/null 2>&1; then
-    echo "Neo4j will run in Docker (docker compose up neo4j)"
+    # not run on a real Docker engine yet
+    echo "starting Neo4j in Docker; stop it with: docker compose -p atlas-tests down -v"
+    mkdir -p .cache/neo4j
+    NEO4J_PASSWORD=$(od -An -N18 -tx1 /dev/urandom | tr -d ' \n')
+    export NEO4J_PASSWORD NEO4J_PORT=7697
+    if docker compose -p atlas-tests up -d --wait neo4j; then
+      (umask 077 && echo "bolt://127.0.0.1:$NEO4J_PORT $NEO4J_PASSWORD" >.cache/neo4j/docker)
+    else
+      lacks "Neo4j" "docker compose could not start it"
+    fi
   else
     lacks "Neo4j" "needs Java 17 and Maven, or Docker; on Debian as root they are installed for you"
   fi

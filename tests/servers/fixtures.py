@@ -14,7 +14,7 @@ import pytest
 
 from atlas.graph import GraphStore, embedded
 from atlas.settings import Settings
-from tests.servers.neo4j_server import Neo4jServer, jars
+from tests.servers.neo4j_server import Neo4jServer, RunningNeo4j, in_docker, jars
 
 
 @pytest.fixture(scope="session")
@@ -28,9 +28,13 @@ def embedded_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def neo4j_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neo4jServer]:
+def neo4j_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neo4jServer | RunningNeo4j]:
     """A real Neo4j, with url, user and password."""
     folder = jars()
+    container = in_docker() if folder is None else None
+    if container is not None:
+        yield container
+        return
     if folder is None:
         message = (
             "the Neo4j jars are not here: set ATLAS_NEO4J_JARS, or fill .cache/neo4j/lib (tests/servers/neo4j/pom.xml)"

@@ -7,6 +7,7 @@ import secrets
 import socket
 import subprocess
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import neo4j
@@ -34,6 +35,21 @@ def jars() -> Path | None:
     """The folder of the jars: ATLAS_NEO4J_JARS, else .cache/neo4j/lib of the repository; None when there is none."""
     folder = Path(os.environ.get("ATLAS_NEO4J_JARS") or REPOSITORY / ".cache" / "neo4j" / "lib")
     return folder if any(folder.glob("neo4j-5*.jar")) else None
+
+
+@dataclass(frozen=True)
+class RunningNeo4j:
+    """A Neo4j that somebody else started and stops."""
+
+    url: str
+    password: str
+    user: str = "neo4j"
+
+
+def in_docker() -> RunningNeo4j | None:
+    """The container that scripts/test-servers.sh started where there is no Java; it left address and password behind."""
+    note = REPOSITORY / ".cache" / "neo4j" / "docker"
+    return RunningNeo4j(*note.read_text().split()) if note.is_file() else None
 
 
 class Neo4jServer:
