@@ -33,7 +33,7 @@ from atlas.catalog.projector import Progress, Projector, description
 from atlas.catalog.values import chunks
 from atlas.circuit import UNKNOWN, Circuit, parse_feature_key
 from atlas.circuit_file import from_bytes, to_bytes
-from atlas.errors import SchemaMismatch, StoreUnavailable
+from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
 from atlas.records import (
     Added,
     Annotations,
@@ -449,7 +449,13 @@ class Atlas:
                 return self._cache[circuit_id]
         with self.catalog.read() as session:
             blob = circuits.blob(session, circuit_id)
-        circuit = from_bytes(blob, f"The circuit {circuit_id}")
+        try:
+            circuit = from_bytes(blob)
+        except InputRejected as error:
+            raise StoreUnavailable(
+                f"The circuit {circuit_id} is damaged in the catalog at {self.catalog.place}.",
+                f"Restore the catalog from a backup, or give the circuit up: `atlas delete {circuit_id}`.",
+            ) from error
         with self._guard:
             self._cache[circuit_id] = circuit
             while len(self._cache) > CACHED_CIRCUITS:

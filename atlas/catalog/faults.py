@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from sqlalchemy import exc
 
@@ -34,6 +36,7 @@ _POSTGRES = {
     "3D000": ("does not exist", "Create the database, or correct ATLAS_CATALOG_URL."),
 }
 
+_SHARED_MEMORY = 64 * 1024  # bytes that SQLite needs beside a catalog, even to read it
 _CONNECTING = {"password authentication failed": "28P01", "role ": "28000", "does not exist": "3D000"}
 
 
@@ -48,7 +51,7 @@ def translated(place: str) -> Iterator[None]:
     except exc.IntegrityError:
         raise
     except (exc.OperationalError, exc.DatabaseError, exc.TimeoutError) as error:
-        fault = _describe(error)
+        fault = _describe(error, place)
         if fault is None:
             raise
         raise StoreUnavailable(f"The catalog at {place} {fault[0]}.", fault[1]) from error
@@ -59,11 +62,14 @@ def translated(place: str) -> Iterator[None]:
         ) from error
 
 
-def _describe(error: exc.SQLAlchemyError) -> tuple[str, str] | None:
+def _describe(error: exc.SQLAlchemyError, place: str) -> tuple[str, str] | None:
     cause = getattr(error, "orig", None)
     code = getattr(cause, "sqlite_errorcode", None)
     if code is not None:
-        return _SQLITE.get(code & 0xFF)  # the low byte is the primary code
+        primary = code & 0xFF
+        if primary == sqlite3.SQLITE_IOERR and _is_full(place):
+            primary = sqlite3.SQLITE_FULL  # not even the shared memory beside the file could be made
+        return _SQLITE.get(primary)
     state = getattr(cause, "sqlstate", None)
     if state in _POSTGRES:
         return _POSTGRES[state]
@@ -76,3 +82,10 @@ def _describe(error: exc.SQLAlchemyError) -> tuple[str, str] | None:
                 return _POSTGRES[state]
         return "cannot be reached", "Check ATLAS_CATALOG_URL and that the database server runs."
     return None
+
+
+def _is_full(place: str) -> bool:
+    try:
+        return shutil.disk_usage(Path(place).parent).free < _SHARED_MEMORY
+    except OSError:
+        return False

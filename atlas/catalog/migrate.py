@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, inspect, text
 
 from atlas.catalog.faults import translated
-from atlas.errors import SchemaMismatch
+from atlas.errors import SchemaMismatch, StoreUnavailable
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -31,6 +31,8 @@ def upgrade(catalog: Catalog) -> None:
         found = revision(catalog)  # another process may have migrated while this one waited
         if found == HEAD:
             return
+        if found is None:
+            _refuse_foreign(catalog)
         if catalog.is_sqlite:
             _use_write_ahead_log(catalog)
         with _alembic_globals, translated(catalog.place), resources.as_file(resources.files("migrations")) as folder:
@@ -69,6 +71,18 @@ def alembic_config(folder: str) -> Config:
     config.set_main_option("script_location", folder.replace("%", "%%"))
     config.set_main_option("path_separator", "os")
     return config
+
+
+def _refuse_foreign(catalog: Catalog) -> None:
+    from atlas.catalog.tables import Base
+
+    with translated(catalog.place), catalog.engine.connect() as connection:
+        taken = sorted(set(inspect(connection).get_table_names()) & set(Base.metadata.tables))
+    if taken:
+        raise StoreUnavailable(
+            f"The database at {catalog.place} belongs to another program: it has a table {taken[0]} that no atlas made.",
+            "Point ATLAS_HOME or ATLAS_CATALOG_URL elsewhere.",
+        )
 
 
 def _use_write_ahead_log(catalog: Catalog) -> None:

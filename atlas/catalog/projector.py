@@ -22,7 +22,7 @@ from atlas.catalog.labels import CurrentLabel, EncoderRecord
 from atlas.catalog.tables import CircuitEntry, OutboxEntry
 from atlas.catalog.values import chunks
 from atlas.circuit_file import from_bytes
-from atlas.errors import SchemaMismatch, StoreUnavailable
+from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
 from atlas.records import ImportedSupernode
 from atlas.settings import Settings
 
@@ -136,7 +136,11 @@ class Projector:
                 self._put_circuit(entry.subject)
             case "delete":
                 assert entry.payload is not None
-                self._connect().delete_circuit(entry.subject, projection_from(entry.payload, entry.detail))
+                try:
+                    projection = projection_from(entry.payload, entry.detail)
+                except InputRejected:  # damaged on the disk: what it added is read back from the graph itself
+                    projection = None
+                self._connect().delete_circuit(entry.subject, projection)
             case "features":
                 self._put_features(entry.detail["keys"])
             case "concept":

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from atlas.cli.main import app, opened
 from atlas.cli.output import Json, emit, table, visible
-from atlas.errors import UsageError
+from atlas.errors import StoreUnavailable, UsageError
+
+if TYPE_CHECKING:
+    from atlas.api import Atlas
 
 Circuit = Annotated[str, typer.Argument(help="Circuit id, unique id prefix or unique name.")]
 
@@ -106,13 +109,21 @@ def delete(
 ) -> None:
     """Delete one circuit. `atlas export --format circuit` first keeps a copy that can be imported again."""
     with opened() as atlas:
-        detail = atlas.show(circuit)
+        circuit_id = atlas.resolve(circuit)
         if not yes and not json:
             if not _can_ask():
                 raise UsageError("`atlas delete` asks before it deletes, and there is nobody to ask.", "Pass --yes.")
-            typer.confirm(f"Delete {detail.id} ({visible(detail.name)}, {detail.nodes} nodes)?", abort=True, err=True)
-        result = atlas.delete(detail.id)
+            typer.confirm(f"Delete {circuit_id} ({_what(atlas, circuit_id)})?", abort=True, err=True)
+        result = atlas.delete(circuit_id)
     emit(result, json, lambda console: console.print(f"deleted {result.deleted}"))
+
+
+def _what(atlas: Atlas, circuit_id: str) -> str:
+    try:
+        detail = atlas.show(circuit_id)
+    except StoreUnavailable:  # damaged; deleting is the way out
+        return "damaged"
+    return f"{visible(detail.name)}, {detail.nodes} nodes"
 
 
 def _can_ask() -> bool:
