@@ -115,7 +115,7 @@ class ArcadeDialect:
             watcher.start()
             answer = session.run(f"{text}\n/* {mark} */", params)
             yield answer
-            if not answer.closed and answer.peek() is not None:
+            if not answer.closed() and answer.peek() is not None:
                 self._terminate(connection, mark)
         finally:
             ended.set()

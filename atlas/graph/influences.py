@@ -26,7 +26,7 @@ def influence_rows(circuit: Circuit) -> list[list[Any]]:
     """
     e, features = circuit.edges, circuit.nodes.is_kind("feature")
     kept = features[e.source] & features[e.target]
-    keys = {row: circuit.feature_key(row) for row in np.flatnonzero(features).tolist()}
+    keys = {row: str(circuit.feature_key(row)) for row in np.flatnonzero(features).tolist()}
     pairs = [(keys[s], keys[t]) for s, t in zip(e.source[kept].tolist(), e.target[kept].tolist(), strict=True)]
     return pooled(pairs, circuit.edge_shares[kept].tolist(), e.weight[kept].astype(np.float64).tolist())
 

@@ -214,7 +214,8 @@ def component_rows(circuit: Circuit) -> list[dict[str, Any]]:
 def _occurrences(
     circuit: Circuit, rows: np.ndarray, key_of: Any, common: dict[str, Any], name: str
 ) -> list[dict[str, Any]]:
-    n, found = circuit.nodes, {}
+    n = circuit.nodes
+    found: dict[tuple[int, int], dict[str, Any]] = {}
     for row in rows.tolist():
         layer, index = int(n.layer[row]), int(n.index[row])
         if (layer, index) not in found:

@@ -79,9 +79,9 @@ def jsonable(value: Any) -> Any:
         case graph.Path():
             place = {node.element_id: position for position, node in reversed(list(enumerate(value.nodes)))}
             relationships = [
-                jsonable(each)
-                | {"start": place.get(each.nodes[0].element_id), "end": place.get(each.nodes[1].element_id)}
+                jsonable(each) | {"start": place.get(start.element_id), "end": place.get(end.element_id)}
                 for each in value.relationships
+                if (start := each.nodes[0]) is not None and (end := each.nodes[1]) is not None
             ]
             return {"nodes": [jsonable(node) for node in value.nodes], "relationships": relationships}
         case time.DateTime() | time.Date() | time.Time() | time.Duration():
