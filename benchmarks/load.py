@@ -3,7 +3,7 @@
     python -m benchmarks.load [--growth 300] [--only embedded|neo4j] [--files N]
 
 1. Every real graph: `GraphStore.put_circuit` as a ratio to the same circuit sent by four plain `UNWIND` statements (nodes,
-   attributions, features with their occurrences, influences) with the bare driver in one transaction, batches of the same
+   attributions, features with their occurrences, a MERGE per pair of influences) with the bare driver in one transaction, batches of the same
    size, no progress, no status, no checks. Each circuit is put by one and by the other, in turn, into the same database.
 2. Growth: the time per circuit while the atlas grows to 300 circuits (copies of the real graphs with another prompt), as
    the median of each tenth.
@@ -40,7 +40,19 @@ from tests.servers.neo4j_server import Neo4jServer, jars
 REPOSITORY = Path(__file__).resolve().parents[1]
 GRAPHS = Path(os.environ.get("ATLAS_SAMPLE_GRAPHS") or REPOSITORY.parent / "shared" / "graphs")
 RESULT = REPOSITORY / "benchmarks" / "results" / "load.json"
-BARE = ("nodes", "attributes", "features", "influences")
+MERGE_INFLUENCES = """
+UNWIND $rows AS row
+MATCH (source:Feature {key: row[0]})
+MATCH (target:Feature {key: row[1]})
+MERGE (source)-[i:INFLUENCES {method: $method, unit: $unit}]->(target)
+ON CREATE SET i.mean_share = row[2], i.mean_weight = row[3], i.positive = row[4], i.prompts = 1, i.circuits = 1
+ON MATCH SET i.mean_share = (i.mean_share * i.circuits + row[2]) / (i.circuits + 1),
+    i.mean_weight = (i.mean_weight * i.circuits + row[3]) / (i.circuits + 1),
+    i.positive = (i.positive * i.circuits + row[4]) / (i.circuits + 1),
+    i.prompts = i.prompts + 1,
+    i.circuits = i.circuits + 1
+"""
+BARE = {name: cypher.PUT[name] for name in ("nodes", "attributes", "features")} | {"influences": MERGE_INFLUENCES}
 
 
 def read_circuits(files: int | None) -> list[Circuit]:
@@ -75,10 +87,10 @@ def by_bare_driver(store: GraphStore, circuit: Circuit) -> float:
 
     def work(tx: neo4j.ManagedTransaction) -> None:
         tx.run("CREATE (:Circuit {id: $id})", common).consume()
-        for name in BARE:
+        for name, statement in BARE.items():
             size = loading.BATCH_ROWS[name]
             for at in range(0, len(rows[name]), size):
-                tx.run(cypher.PUT[name], common | {"rows": rows[name][at : at + size]}).consume()
+                tx.run(statement, common | {"rows": rows[name][at : at + size]}).consume()
 
     connection = store._connection
     with connection.driver.session(database=connection.database) as session:

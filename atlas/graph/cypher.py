@@ -87,24 +87,33 @@ PUT = {
         CREATE (n)-[:OCCURRENCE_OF]->(f)
         """,
     "counts": "UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits + 1",
-    "influences": """
-        UNWIND $rows AS row
-        MATCH (source:Feature {key: row[0]})
-        MATCH (target:Feature {key: row[1]})
-        MERGE (source)-[i:INFLUENCES {method: $method, unit: $unit}]->(target)
-        ON CREATE SET i.mean_share = row[2], i.mean_weight = row[3], i.positive = row[4], i.prompts = 1, i.circuits = 1
-        ON MATCH SET i.mean_share = (i.mean_share * i.circuits + row[2]) / (i.circuits + 1),
-            i.mean_weight = (i.mean_weight * i.circuits + row[3]) / (i.circuits + 1),
-            i.positive = (i.positive * i.circuits + row[4]) / (i.circuits + 1),
-            i.prompts = i.prompts + 1,
-            i.circuits = i.circuits + 1
-        """,
 }
+# A MERGE per pair would do as well, but grows several times slower with the number of pairs a feature has (measured on the
+# embedded server). The sources are locked first, so that two writers cannot both miss a pair and both make it.
+LOCK_FEATURES = "UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits"
+ADD_TO_INFLUENCES = """
+UNWIND $rows AS row
+MATCH (source:Feature {key: row[0]})
+MATCH (target:Feature {key: row[1]})
+MATCH (source)-[i:INFLUENCES {method: $method, unit: $unit}]->(target)
+SET i.mean_share = (i.mean_share * i.circuits + row[2]) / (i.circuits + 1),
+    i.mean_weight = (i.mean_weight * i.circuits + row[3]) / (i.circuits + 1),
+    i.positive = (i.positive * i.circuits + row[4]) / (i.circuits + 1),
+    i.prompts = i.prompts + 1,
+    i.circuits = i.circuits + 1
+RETURN row[5] AS place
+"""
+NEW_INFLUENCES = """
+UNWIND $rows AS row
+MATCH (source:Feature {key: row[0]})
+MATCH (target:Feature {key: row[1]})
+CREATE (source)-[:INFLUENCES {method: $method, unit: $unit, mean_share: row[2], mean_weight: row[3], positive: row[4],
+    prompts: 1, circuits: 1}]->(target)
+"""
 # The exact reverse of the last two; pairs that only this circuit had go.
 TAKE = {
-    "counts": ("UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits - 1",),
-    "influences": (
-        """
+    "counts": "UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits - 1",
+    "influences": """
         UNWIND $rows AS row
         MATCH (source:Feature {key: row[0]})
         MATCH (target:Feature {key: row[1]})
@@ -118,7 +127,6 @@ TAKE = {
         WITH collect(i) AS gone
         FOREACH (i IN gone | DELETE i)
         """,
-    ),
 }
 
 # What a circuit added to the aggregates, read back from the graph itself (one row per edge between features).

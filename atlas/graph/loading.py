@@ -175,9 +175,17 @@ def moves(aggregates: list[Step], begin: int, target: int) -> Iterable[tuple[boo
 
 
 def _apply(tx: neo4j.ManagedTransaction, pool: tuple[str, str], batch: Batch, forwards: bool) -> None:
-    parameters = {"rows": batch.rows, "method": pool[0], "unit": pool[1]}
-    for statement in (cypher.PUT[batch.name],) if forwards else cypher.TAKE[batch.name]:
-        tx.run(statement, parameters).consume()
+    common = {"method": pool[0], "unit": pool[1]}
+    if not forwards:
+        tx.run(cypher.TAKE[batch.name], common | {"rows": batch.rows}).consume()
+    elif batch.name == "influences":
+        tx.run(cypher.LOCK_FEATURES, {"rows": sorted({row[0] for row in batch.rows})}).consume()
+        placed = [[*row, place] for place, row in enumerate(batch.rows)]
+        found = {each["place"] for each in tx.run(cypher.ADD_TO_INFLUENCES, common | {"rows": placed}).data()}
+        new = [row for place, row in enumerate(batch.rows) if place not in found]
+        tx.run(cypher.NEW_INFLUENCES, common | {"rows": new}).consume()
+    else:
+        tx.run(cypher.PUT[batch.name], common | {"rows": batch.rows}).consume()
 
 
 def _pool_of(projection: CircuitProjection) -> tuple[str, str]:
