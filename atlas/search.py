@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from atlas.catalog import labels as label_store
+from atlas.catalog import models
 from atlas.circuit import parse_feature_key
 from atlas.errors import NotFound, UsageError
 from atlas.records import SearchHit, Table
@@ -38,7 +39,8 @@ def search(
 
     `model` and `layers` (first, last; inclusive) restrict the features. Without an encoder (`atlas.encoder` is None) the
     search is by full text only: every word must occur in a label, or, when no label has them all, any of them.
-    Raises UsageError for an empty text, a limit below 1 or layers that end before they begin.
+    Raises UsageError for an empty text, a limit below 1 or layers that end before they begin, NotFound when there
+    is nothing because no such model is known.
     """
     text = text.strip()
     if not text:
@@ -84,6 +86,9 @@ def search(
                 matched="both" if len(names) == 2 else names[0],
             )
         )
+    if not hits and model is not None:
+        with atlas.catalog.read() as session:
+            models.model_id(session, model)  # nothing fits, or there is no such model: not the same news
     return hits
 
 

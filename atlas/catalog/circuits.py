@@ -207,15 +207,15 @@ def resolve(session: Session, text: str) -> str:
         if len(text) >= 4:
             fits |= CircuitEntry.id.startswith(text, autoescape=True)
         order = (CircuitEntry.created_at.desc(), CircuitEntry.id)
-        query = select(CircuitEntry.id, CircuitEntry.name).where(fits).order_by(*order)
-        found = dict(session.execute(query.limit(6)).all())
+        query = select(CircuitEntry.id, CircuitEntry.name, CircuitEntry.created_at).where(fits).order_by(*order)
+        found = {row.id: f"{row.name}, {row.created_at[:19]}".lstrip(", ") for row in session.execute(query.limit(6))}
     if len(found) == 1:
         return next(iter(found))
     if found:
-        listed = ", ".join(f"{key} ({name})" if name else key for key, name in list(found.items())[:5])
+        listed = ", ".join(f"{key} ({name_and_time})" for key, name_and_time in list(found.items())[:5])
         raise Ambiguous(
             f"{text!r} fits several circuits: {listed}{', ...' if len(found) > 5 else ''}.",
-            "Give more of the id.",
+            "Give the id, or enough of it; `atlas show ID` tells their targets and thresholds.",
         )
     hint = "`atlas circuits` lists them."
     if 0 < len(text) < 4:

@@ -51,20 +51,24 @@ def rank(method: str) -> int:
 def is_new(session: Session, labels: list[NewLabel]) -> list[bool]:
     """By label: True where it would be stored as a new version."""
     earlier: dict[tuple[str, str], list[Label]] = {}
+    said: set[tuple[str, str]] = set()
     for batch in chunks(dict.fromkeys(clean(label.feature) for label in labels)):
         query = select(Label).where(Label.feature.in_(batch)).order_by(Label.id).options(*_EXAMPLES)
         for row in session.scalars(query):
             earlier.setdefault((row.feature, row.method), []).append(row)
-    return [not _says_nothing_new(label, earlier.get((clean(label.feature), label.method), [])) for label in labels]
+            said.add((row.feature, row.text))
+    return [not _says_nothing_new(label, earlier, said) for label in labels]
 
 
-def _says_nothing_new(label: NewLabel, earlier: list[Label]) -> bool:
+def _says_nothing_new(label: NewLabel, earlier: dict[tuple[str, str], list[Label]], said: set[tuple[str, str]]) -> bool:
     text = clean(label.text.strip())
     if not text:
         return True
     if label.method == GRAPH_FILE:
-        return any(row.text == text for row in earlier)
-    newest = earlier[-1] if earlier else None
+        # a file that we wrote ourselves brings back our own labels, which must not hide the scored ones
+        return (clean(label.feature), text) in said
+    versions = earlier.get((clean(label.feature), label.method))
+    newest = versions[-1] if versions else None
     return newest is not None and _content(newest) == (
         text,
         finite(label.score),

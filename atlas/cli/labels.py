@@ -26,6 +26,9 @@ def label(
     texts: Annotated[
         Path | None, typer.Option(help="File of texts, one per line, to find activation examples in.")
     ] = None,
+    relabel: Annotated[
+        bool, typer.Option("--relabel", help="Also features that have a label by this labeler already.")
+    ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many features.")] = None,
     json: Json = False,
 ) -> None:
@@ -35,16 +38,21 @@ def label(
         try:
             lines = [line for line in texts.read_text(encoding="utf-8").splitlines() if line.strip()]
         except (OSError, UnicodeDecodeError) as error:
+            reason = getattr(error, "strerror", None) or "it is not UTF-8"
             raise InputRejected(
-                f"{texts} cannot be read as text: {error}.", "Pass a UTF-8 file with one text per line."
+                f"{texts} cannot be read as text: {reason}.", "Pass a UTF-8 file with one text per line."
             ) from error
     with extra("ingest", "`atlas label`"):
         from ingest.labels import label_features
     with opened() as atlas, progress_bar("Labelling", json) as report:
-        result = label_features(atlas, model=model, labeler=labeler.value, limit=limit, texts=lines, progress=report)
+        result = label_features(
+            atlas, model=model, labeler=labeler.value, limit=limit, texts=lines, relabel=relabel, progress=report
+        )
 
     def show_text(console):
         console.print(f"{result.labelled} features labelled, {result.skipped} skipped because their model is not here")
+        if not result.labelled and not result.skipped:
+            console.print("Every feature has a label by this labeler; --relabel makes them anew.")
         if result.mean_score is not None and result.random_score is not None:
             console.print(
                 f"mean label score {result.mean_score:.3f} beside {result.random_score:.3f} for a random feature's label (0.5 = chance)"

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING
 import typer
 from typer.exceptions import TyperException
 
-from atlas.cli.output import drop_stdout, emit_error
+from atlas.cli.output import emit_error
 from atlas.errors import AtlasError, MissingExtra, UsageError
 
 if TYPE_CHECKING:
     from atlas.api import Atlas
+
+INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt, which it does not let through
 
 app = typer.Typer(
     name="atlas",
@@ -96,6 +98,8 @@ def run(arguments: list[str]) -> int:
     as_json = "--json" in arguments
     try:
         result = app(arguments, prog_name="atlas", standalone_mode=False)
+        if result == INTERRUPTED:
+            raise KeyboardInterrupt
         return result if isinstance(result, int) else 0
     except typer.Exit as stop:
         return stop.exit_code
@@ -108,14 +112,14 @@ def run(arguments: list[str]) -> int:
             return 2
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "atlas"
-        emit_error(UsageError(f"{error.format_message().rstrip('.')}.", f"See `{where} --help`."), as_json)
+        emit_error(
+            UsageError(f"{error.format_message().replace('Value error, ', '').rstrip('.')}.", f"See `{where} --help`."),
+            as_json,
+        )
         return error.exit_code
     except (KeyboardInterrupt, typer.Abort):
         emit_error(AtlasError("Interrupted.", "What was finished is kept; run the command again to go on."), as_json)
         return 1
-    except BrokenPipeError:
-        drop_stdout()  # the reader of our output went away: not our failure
-        return 0
     except MemoryError:
         emit_error(
             AtlasError("There is not enough memory for this.", "Close other programs, or ask for less at once."),

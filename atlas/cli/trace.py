@@ -32,6 +32,7 @@ def trace(
     edge_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="The same for edges; 1 = every non-zero edge.")
     ] = 0.98,
+    chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: the GPU if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32.")] = None,
     collection: Annotated[
@@ -76,6 +77,7 @@ def trace(
             node_threshold=node_threshold,
             edge_threshold=edge_threshold,
             collection=collection,
+            chat=chat,
             again=again,
             progress=report,
         )
@@ -87,7 +89,7 @@ def trace(
         unknown = result.settings.get("unknown_tokens")
         if unknown:
             console.print(
-                f"{unknown} words of the prompt are not in the model's vocabulary; it saw its unknown token instead."
+                f"Words of the prompt outside the model's vocabulary: {unknown}; it saw its unknown token instead."
             )
         if s.replacement is not None and s.completeness is not None:
             console.print(

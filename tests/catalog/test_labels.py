@@ -115,3 +115,10 @@ def test_hundreds_of_labels_at_once_keep_one_current_each(write, read):
     many = [new(f"label {index}", feature=f"toy/toy-set/0/{index}") for index in range(1200)]
     assert len(write(labels.put, many)) == 1200
     assert len(read(labels.current, read(labels.all_labelled))) == 1200
+
+
+def test_a_file_that_brings_back_our_own_label_does_not_hide_its_score(write, read):
+    write(labels.put, [new("cities", score=0.9)])
+    assert write(labels.put, [new("cities", "graph file")]) == []
+    assert read(labels.current, [KEY])[KEY].score == 0.9
+    assert write(labels.put, [new("towns", "graph file")]) == [KEY]

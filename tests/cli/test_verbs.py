@@ -132,3 +132,11 @@ def test_rebuild_up_and_doctor(filled) -> None:
     checks = atlas_command("doctor", "--json")
     assert checks.code == 0, checks.out
     assert {check["name"] for check in checks.json} >= {"catalog", "graph", "encoder", "disk"}
+
+
+def test_search_in_an_unknown_model_is_not_an_empty_answer(filled) -> None:
+    atlas_command, _ = filled
+    result = atlas_command("search", "x", "--model", "nope", "--json")
+    assert (result.code, result.json["error"]["type"]) == (1, "NotFound")
+    assert "toy" in result.json["error"]["hint"]
+    assert atlas_command("search", "x", "--model", "toy", "--json").json == []

@@ -6,7 +6,7 @@ import pytest
 
 from atlas.api import Atlas
 from atlas.circuit import feature_key
-from atlas.errors import UsageError
+from atlas.errors import NotFound, UsageError
 from atlas.records import NewLabel
 from atlas.search import search
 
@@ -55,7 +55,8 @@ def test_model_layers_and_limit_restrict_the_answer(atlas):
     assert {hit.feature for hit in search(atlas, "Dallas", model="other")} == {key("other", 1, 3)}
     assert {hit.layer for hit in search(atlas, "Dallas", layers=(1, 2))} == {1, 2}
     assert [hit.feature for hit in search(atlas, "Dallas", model="toy", layers=(0, 0))] == [key("toy", 0, 6)]
-    assert search(atlas, "Dallas", model="nobody") == []
+    with pytest.raises(NotFound, match="no model 'nobody'"):
+        search(atlas, "Dallas", model="nobody")
     assert len(search(atlas, "Dallas", limit=1)) == 1
 
 
