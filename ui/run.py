@@ -57,15 +57,27 @@ def launch(
         )
     url = f"http://{HOST}:{port}"
     deadline = time.monotonic() + START_SECONDS
-    while not _healthy(url):
-        if process.poll() is not None or time.monotonic() > deadline:
-            process.kill()
-            process.wait()
-            raise AtlasError(f"The pages did not start on port {port}.", f"Read the end of {log}.")
-        time.sleep(0.1)
-    if open_browser:
-        webbrowser.open(url)
+    try:
+        while not _healthy(url):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise AtlasError(f"The pages did not start on port {port}.", f"Read the end of {log}.")
+            time.sleep(0.1)
+        if open_browser:
+            webbrowser.open(url)
+    except BaseException:  # also an interrupt: nobody else knows of the process yet
+        end(process)
+        raise
     return process, url
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    """End the pages, if need be by force: the port is free afterwards."""
+    process.terminate()
+    try:
+        process.wait(10)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def _port(wanted: int | None) -> int:

@@ -56,7 +56,7 @@ def emit(value: BaseModel | list | dict, as_json: bool, text: Callable[[Console]
             text(stdout())
             sys.stdout.flush()
     except BrokenPipeError:
-        raise
+        drop_stdout()  # the reader of our output went away: not our failure
     except OSError as error:
         drop_stdout()
         reason = error.strerror or type(error).__name__

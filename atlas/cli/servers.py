@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 import time
 from typing import Annotated
 
 import typer
 
 from atlas.cli.main import app, extra, opened
-from atlas.cli.output import Json, emit, progress_bar, table
-from atlas.errors import AtlasError
+from atlas.cli.output import Json, emit, progress_bar, stderr, table
 from atlas.settings import load_settings
 
 
@@ -80,12 +80,16 @@ def ui(
     json: Json = False,
 ) -> None:
     """Open the pages in a browser, on this machine only. Ctrl-C stops them."""
+    with opened():
+        pass  # a home or a catalog that cannot be used is told here and not on a page
     serve_ui(port, browser, json)
 
 
 def serve_ui(port: int | None, browser: bool, json: bool) -> None:
     with extra("ui", "`atlas ui`"):
-        from ui.run import launch
+        from ui.run import end, launch
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)  # end like Ctrl-C, so that no server stays behind
     process, url = launch(port=port, open_browser=browser)
     emit(
         {"url": url, "pid": process.pid},
@@ -96,7 +100,9 @@ def serve_ui(port: int | None, browser: bool, json: bool) -> None:
         while process.poll() is None:
             time.sleep(0.3)
     except KeyboardInterrupt:
-        process.terminate()
-        process.wait(10)
         return
-    raise AtlasError(f"The UI stopped by itself with exit code {process.returncode}.", "Run `atlas doctor`.")
+    finally:
+        end(process)
+    # not an AtlasError: with --json the one document has been printed
+    stderr().print(f"The UI stopped by itself with exit code {process.returncode}. Run `atlas doctor`.")
+    raise typer.Exit(1)
