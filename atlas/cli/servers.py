@@ -88,8 +88,9 @@ def ui(
 def serve_ui(port: int | None, browser: bool, json: bool) -> None:
     with extra("ui", "`atlas ui`"):
         from ui.run import end, launch
-    for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, signal.default_int_handler)  # end like Ctrl-C, so that no server stays behind
+    for name in ("SIGTERM", "SIGHUP"):  # not every system has both
+        if hasattr(signal, name):
+            signal.signal(getattr(signal, name), signal.default_int_handler)  # end like Ctrl-C: no server stays behind
     process, url = launch(port=port, open_browser=browser)
     emit(
         {"url": url, "pid": process.pid},
