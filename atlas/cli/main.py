@@ -78,6 +78,8 @@ def root(
     if not verbose:
         # other libraries' notes are not what was asked for
         logging.getLogger("neo4j").setLevel(logging.CRITICAL)
+        logging.getLogger("transformers").setLevel(logging.ERROR)
+        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -97,45 +99,56 @@ def run(arguments: list[str]) -> int:
 
     as_json = "--json" in arguments
     try:
-        result = app(arguments, prog_name="atlas", standalone_mode=False)
-        if result == INTERRUPTED:
-            raise KeyboardInterrupt
-        return result if isinstance(result, int) else 0
+        return _run(arguments)
+    except (KeyboardInterrupt, typer.Abort):
+        pass
     except typer.Exit as stop:
         return stop.exit_code
-    except AtlasError as error:
-        emit_error(error, as_json)
-        return error.exit_code
-    except TyperException as error:
-        if type(error).__name__ == "NoArgsIsHelpError":
-            error.show()  # type: ignore[attr-defined]
-            return 2
+    except Exception as error:
+        if not _was_interrupted(error):
+            return _explain(error, as_json)
+    emit_error(AtlasError("Interrupted.", "What was finished is kept; run the command again to go on."), as_json)
+    return 1
+
+
+def _run(arguments: list[str]) -> int:
+    result = app(arguments, prog_name="atlas", standalone_mode=False)
+    if result == INTERRUPTED:
+        raise KeyboardInterrupt
+    return result if isinstance(result, int) else 0
+
+
+def _was_interrupted(error: BaseException | None) -> bool:
+    """Whether `error` is only what an interrupt left behind: a half-written buffer, a connection cut off."""
+    while error is not None:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _explain(error: Exception, as_json: bool) -> int:
+    """Print what went wrong and return the exit code."""
+    if isinstance(error, AtlasError):
+        told = error
+    elif type(error).__name__ == "NoArgsIsHelpError":
+        error.show()  # type: ignore[attr-defined]
+        return 2
+    elif isinstance(error, TyperException):
         context = getattr(error, "ctx", None)
         where = context.command_path if context else "atlas"
-        emit_error(
-            UsageError(f"{error.format_message().replace('Value error, ', '').rstrip('.')}.", f"See `{where} --help`."),
-            as_json,
-        )
-        return error.exit_code
-    except (KeyboardInterrupt, typer.Abort):
-        emit_error(AtlasError("Interrupted.", "What was finished is kept; run the command again to go on."), as_json)
-        return 1
-    except MemoryError:
-        emit_error(
-            AtlasError("There is not enough memory for this.", "Close other programs, or ask for less at once."),
-            as_json,
-        )
-        return 1
-    except Exception as error:  # a fault of this program; the traceback is for those who ask for it
-        logging.getLogger(__name__).info("unexpected", exc_info=True)
+        message = error.format_message().replace("Value error, ", "").rstrip(".")
+        told = UsageError(f"{message}.", f"See `{where} --help`.")
+    elif isinstance(error, MemoryError):
+        told = AtlasError("There is not enough memory for this.", "Close other programs, or ask for less at once.")
+    else:  # a fault of this program; the traceback is for those who ask for it
+        logging.getLogger(__name__).info("unexpected", exc_info=error)
         what = " ".join(f"{type(error).__name__}: {error}".split())[:300].rstrip(".")
-        emit_error(
-            AtlasError(
-                f"An unexpected fault stopped this: {what}.", "`atlas --verbose ...` says where; please report it."
-            ),
-            as_json,
+        told = AtlasError(
+            f"An unexpected fault stopped this: {what}.", "`atlas --verbose ...` says where; please report it."
         )
-        return 1
+    emit_error(told, as_json)
+    return told.exit_code
 
 
 if __name__ == "__main__":

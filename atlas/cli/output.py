@@ -28,6 +28,9 @@ class PlainConsole(Console):
     def __init__(self, **options: Any) -> None:
         super().__init__(highlight=False, markup=False, emoji=False, **options)
 
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # rich would end the process here, as a failure
+
     def print(self, *objects: Any, **options: Any) -> None:
         super().print(*(visible(each) if isinstance(each, str) else each for each in objects), **options)
 
