@@ -4,6 +4,7 @@ was stopped in between."""
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -31,6 +32,7 @@ class Connection:
         self.settings = settings
         self.endpoint: embedded.Endpoint | None = None
         self._reader: neo4j.Driver | None = None
+        self._reconnecting = threading.RLock()
         self.connect()
 
     def connect(self) -> None:
@@ -82,17 +84,20 @@ class Connection:
 
     def reader_session(self, **options: Any) -> neo4j.Session:
         """A session of the embedded server's user `reader`."""
-        if self._reader is None:
-            endpoint = self.endpoint
-            assert endpoint is not None
-            self._reader = self.open_driver("reader", endpoint.reader_password)
-        return self._reader.session(database=self.database, **options)
+        with self._reconnecting:
+            if self._reader is None:
+                assert self.endpoint is not None
+                self._reader = self.open_driver("reader", self.endpoint.reader_password)
+            return self._reader.session(database=self.database, **options)
 
     def refresh(self) -> None:
         """Connects again when the embedded server was stopped or started anew since the last call."""
-        if self.endpoint is not None and not embedded.is_running(self.settings.embedded_folder, self.endpoint):
-            self.close()
-            self.connect()
+        if self.endpoint is None:
+            return
+        with self._reconnecting:
+            if not embedded.is_running(self.settings.embedded_folder, self.endpoint):
+                self.close()
+                self.connect()
 
     def translated(self) -> AbstractContextManager[None]:
         """Turns whatever the driver raises inside into one sentence."""
@@ -139,8 +144,7 @@ class Connection:
                 if self.settings.graph_url:
                     raise
                 log.warning("the embedded graph server went away (%s); starting it again", first_line(error))
-                self.close()
-                self.connect()
+        self.refresh()
         with self.translated():
             return call()
 

@@ -23,6 +23,7 @@ from atlas.graph import owner
 from atlas.graph.trouble import disk_is_full
 from atlas.settings import Settings
 
+_LOG_BYTES = 10 * 2**20  # a longer log is put aside at the next start
 _SAYS_NOTHING = (
     "at ",
     "...",
@@ -133,55 +134,53 @@ def _running(folder: Path) -> Endpoint | None:
 def _launch(folder: Path, settings: Settings) -> Endpoint:
     package = _package()
     log = folder / "server.log"
+    if log.exists() and log.stat().st_size > _LOG_BYTES:
+        log.replace(folder / "server.log.old")
     begin = log.stat().st_size if log.exists() else 0
-    command = [
-        sys.executable,
-        "-P",
-        owner.__file__,
-        str(folder),
-        settings.embedded_heap,
-        str(settings.embedded_idle_seconds),
-        str(package),
-    ]
-    with open(log, "ab") as output:
-        process = subprocess.Popen(
-            command,
-            cwd=folder,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            start_new_session=True,
-        )
+    process = _spawn(folder, log, package, settings)
     deadline = time.monotonic() + owner.START_SECONDS + 10
     while time.monotonic() < deadline:
         state = _state(folder)
         if state.get("state") == "ready" and owner.same_process(state.get("owner")) is not None:
             return _endpoint(state)
         code = process.poll()
-        if code is not None and code != 3:
-            break
-        if code == 3 and not state:
+        if code == owner.FOLDER_TAKEN and not state:
             time.sleep(0.2)  # an owner that is just leaving: it holds the folder until it is gone
-            return _launch(folder, settings) if time.monotonic() < deadline else _fail(log, begin)
+            process = _spawn(folder, log, package, settings)
+        elif code is not None and code != owner.FOLDER_TAKEN:
+            break
         time.sleep(0.05)
-    return _fail(log, begin)
+    raise _why(log, begin)
 
 
-def _fail(log: Path, begin: int) -> Endpoint:
+def _spawn(folder: Path, log: Path, package: Path, settings: Settings) -> subprocess.Popen:
+    heap, idle = settings.embedded_heap, str(settings.embedded_idle_seconds)
+    with open(log, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-P", owner.__file__, str(folder), heap, idle, str(package)],
+            cwd=folder,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+
+
+def _why(log: Path, begin: int) -> StoreUnavailable:
+    """Why the server did not start, from what it wrote to its log after `begin`."""
     text = _log_since(log, begin)
     if "No space left on device" in text or disk_is_full(log.parent):
-        raise StoreUnavailable(
+        return StoreUnavailable(
             f"The disk of {log.parent} is full, so the embedded graph server cannot start.",
             "Free some space, then try again.",
         )
     if "is locked by another" in text or "LockException" in text:
-        raise StoreUnavailable(
+        return StoreUnavailable(
             f"Another graph server that does not belong to this atlas has the folder {log.parent} open.",
             "Stop that process, then try again.",
         )
-    line = _telling_line(text)
-    raise StoreUnavailable(
-        f"The embedded graph server did not start; its log {log} ends with: {line}.",
+    return StoreUnavailable(
+        f"The embedded graph server did not start; its log {log} ends with: {_telling_line(text)}.",
         _OWN_SERVER,
     )
 

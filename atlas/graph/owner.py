@@ -37,6 +37,7 @@ READER_GROUP = {
     "access": [],
     "types": {"*": {"access": ["readRecord"]}},
 }
+FOLDER_TAKEN = 3  # exit code
 START_SECONDS = 120.0
 STOP_SECONDS = 30.0
 BACKSTOP_MILLISECONDS = 300_000  # the server's only time limit is per database; ours per query are shorter
@@ -48,7 +49,7 @@ def main(folder: Path, heap: str, idle_seconds: float, package: Path) -> int:
         lock = FileLock(folder / "owner.lock", timeout=0)
         lock.acquire()
     except Timeout:
-        return 3
+        return FOLDER_TAKEN
     stop_requested: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stop_requested.append(number))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
