@@ -92,12 +92,12 @@ def serve_ui(port: int | None, browser: bool, json: bool) -> None:
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)  # end like Ctrl-C: no server stays behind
     process, url = launch(port=port, open_browser=browser)
-    emit(
-        {"url": url, "pid": process.pid},
-        json,
-        lambda console: console.print(f"Circuit Atlas at {url} (Ctrl-C stops it)", markup=False),
-    )
     try:
+        emit(
+            {"url": url, "pid": process.pid},
+            json,
+            lambda console: console.print(f"Circuit Atlas at {url} (Ctrl-C stops it)", markup=False),
+        )
         while process.poll() is None:
             time.sleep(0.3)
     except KeyboardInterrupt:

@@ -183,6 +183,7 @@ def test_a_folder_of_good_and_bad_files_loads_the_good_ones(atlas_command, share
     text = atlas_command("import", folder).out
     assert "\x1b" not in text
     assert "0 loaded, 6 already in the atlas, 14 rejected" in text
+    assert atlas_command("delete", result.json["loaded"][0]["circuit"], "--yes").code == 0  # the home is shared
 
 
 def test_nothing_to_import_says_what_is_looked_for(atlas_command, tmp_path) -> None:
