@@ -8,6 +8,7 @@ when relationships are deleted while it walks along them.
 from __future__ import annotations
 
 SCHEMA_VERSION = 1
+BEING_CLEARED = 0  # as schema version in (:Meta) from the first to the last write of `clear`
 LABELS = (
     "Circuit", "Node", "Feature", "Component", "Concept", "Supernode", "Collection", "Intervention", "Meta",
 )  # fmt: skip
@@ -37,6 +38,7 @@ PUT_META = """
 MERGE (m:Meta {key: 'atlas'})
 SET m.schema = $schema, m.encoder = $encoder, m.dimension = $dimension, m.written_at = $now
 """
+MARK_META = "MATCH (m:Meta) SET m.schema = $schema"
 DELETE_META = "MATCH (m:Meta) DELETE m"
 
 # A circuit, in the order of its rows. `loaded` and `aggregated` count the rows that are in (see projection.py).

@@ -86,6 +86,11 @@ class GraphStore:
 
     def _check(self, meta: dict[str, Any]) -> None:
         made = None
+        if meta["schema"] == cypher.BEING_CLEARED:
+            raise SchemaMismatch(
+                f"The graph projection at {self.address} was being cleared when that was interrupted.",
+                "Run `atlas rebuild` to make it again.",
+            )
         if meta["schema"] != cypher.SCHEMA_VERSION:
             made = (
                 f"by version {meta['schema']} of the graph schema, this program writes version {cypher.SCHEMA_VERSION}"
@@ -181,25 +186,34 @@ class GraphStore:
         self._connection.write(write)
 
     def clear(self, progress: Callable[[str, int], None] | None = None) -> None:
-        """Removes everything of ours, the vector index and the (:Meta) node last; `progress(what, deleted)`."""
+        """Removes everything of ours, the vector index and the (:Meta) node last; `progress(what, deleted)`.
+
+        Interrupted, it leaves a graph whose `ensure_schema` asks for a rebuild.
+        """
+        mark = {"schema": cypher.BEING_CLEARED}
+        self._connection.write(lambda tx: tx.run(cypher.MARK_META, mark).consume())
         for counts, statements in (
             (cypher.RELATIONSHIP_COUNTS, cypher.CLEAR_RELATIONSHIPS),
             (cypher.NODE_COUNTS, cypher.CLEAR_NODES),
         ):
             for row in self._connection.read(counts):
                 if row["count"] and row["name"] != "Meta":
-                    self._clear(row["name"], statements[row["name"]], progress)
+                    self._clear(row["name"], row["count"], statements[row["name"]], progress)
         self._connection.dialect.drop_vector_index(self._connection)
         self._connection.write(lambda tx: tx.run(cypher.DELETE_META).consume())
 
-    def _clear(self, name: str, statement: str, progress: Callable[[str, int], None] | None) -> None:
+    def _clear(self, name: str, count: int, statement: str, progress: Callable[[str, int], None] | None) -> None:
+        if count > CLEAR_BATCH and self._connection.dialect.truncate(name):
+            if progress is not None:
+                progress(name, count)
+            return
         deleted = 0
         while True:
-            count = self._connection.write(lambda tx: tx.run(statement, {"limit": CLEAR_BATCH}).data())[0]["deleted"]
-            deleted += count
-            if progress is not None and count:
+            some = self._connection.write(lambda tx: tx.run(statement, {"limit": CLEAR_BATCH}).data())[0]["deleted"]
+            deleted += some
+            if progress is not None and some:
                 progress(name, deleted)
-            if count < CLEAR_BATCH:
+            if some < CLEAR_BATCH:
                 return
 
     def nearest(self, embedding: list[float], k: int) -> list[tuple[str, float]]:

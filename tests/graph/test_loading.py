@@ -195,7 +195,7 @@ def test_what_is_taken_back_without_the_circuit_equals_what_it_added(store, proj
 
 @pytest.mark.slow
 def test_a_circuit_of_250000_edges_loads_and_goes(store, project):
-    circuit = random_circuit(1, nodes=3_000, edges=250_000, features=100)
+    circuit = random_circuit(1, nodes=1_000, edges=250_000, features=60)
 
     store.put_circuit(project(circuit))
 

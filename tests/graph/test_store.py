@@ -6,6 +6,7 @@ import pytest
 
 from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
 from atlas.graph import FeatureRow, GraphStore, cypher
+from atlas.graph import store as store_module
 from atlas.records import ImportedSupernode
 
 TOWN, COLOUR = "toy/toy-set/0/6", "toy/toy-set/1/7"
@@ -219,6 +220,26 @@ def test_clearing_leaves_an_empty_graph_that_can_be_filled_again(store, make_cir
     store.ensure_schema()
     store.put_features([FeatureRow(TOWN, "a town", 0.5, [1, 0, 0, 0])])
     assert store.nearest([1, 0, 0, 0], 1)[0][0] == TOWN
+
+
+def test_a_large_graph_is_cleared_whole_and_an_interrupted_clearing_asks_for_a_rebuild(
+    store, make_circuit, project, monkeypatch
+):
+    monkeypatch.setattr(store_module, "CLEAR_BATCH", 2)
+    circuit = make_circuit()
+    store.put_circuit(project(circuit))
+    with pytest.raises(RuntimeError, match="stopped"):
+        store.clear(lambda what, count: (_ for _ in ()).throw(RuntimeError("stopped")))
+    with pytest.raises(SchemaMismatch, match="being cleared"):
+        store.ensure_schema()
+
+    store.clear()
+
+    assert census(store) == ([], [])
+    store.ensure_schema()
+    store.put_circuit(project(circuit))
+    assert census(store)[0] == [["Circuit", 1], ["Feature", 2], ["Node", 4]]
+    assert store.features([TOWN])[TOWN]["circuits"] == 1
 
 
 def test_another_encoder_or_version_asks_for_a_rebuild_and_the_rebuild_works(store, graph_settings):
