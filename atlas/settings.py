@@ -100,7 +100,8 @@ def load_settings(**overrides: object) -> Settings:
         first = error.errors()[0]
         name = "ATLAS_" + "_".join(str(part) for part in first["loc"]).upper()
         raise UsageError(
-            f"The setting {name} is not usable: {first['msg'].removeprefix('Value error, ')}.", "Mend it in the environment or atlas.toml."
+            f"The setting {name} is not usable: {first['msg'].removeprefix('Value error, ')}.",
+            "Mend it in the environment or atlas.toml.",
         ) from error
     except ValueError as error:
         raise UsageError(f"atlas.toml cannot be read: {error}.", "Mend the file.") from error

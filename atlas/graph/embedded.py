@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -88,18 +89,25 @@ def stop(home: Path) -> bool:
             continue
         if each is java and process is not None:
             break  # its owner has stopped it
-        try:
+        with suppress(psutil.NoSuchProcess):
             each.terminate()
-            each.wait(owner.STOP_SECONDS + 5)
-        except psutil.NoSuchProcess:
-            pass
-        except psutil.TimeoutExpired:
-            each.kill()
+            if not _ended(state["owner" if each is process else "java"], owner.STOP_SECONDS + 5):
+                each.kill()
     if java is not None and owner.same_process(state.get("java")) is not None:
         java.kill()
     if process is not None or java is not None:
         _forget(folder, state)
     return process is not None or java is not None
+
+
+def _ended(who: dict[str, Any], seconds: float) -> bool:
+    """Waits until that process has ended. psutil's own wait would take a child of a living starter, not yet reaped, for alive."""
+    deadline = time.monotonic() + seconds
+    while owner.same_process(who) is not None:
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def status(home: Path) -> EmbeddedStatus:

@@ -22,6 +22,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,9 @@ def watch(
     look_at = 0.0
     while java.poll() is None and not stop_requested:
         time.sleep(0.2)
+        if not keep_state(folder, state):
+            log("the folder is gone")
+            return
         if idle_seconds <= 0 or time.monotonic() < look_at:
             continue
         look_at = time.monotonic() + min(5.0, idle_seconds / 4)
@@ -175,6 +179,20 @@ def watch(
                 stop_requested.append(0)
         except Timeout:
             continue
+
+
+def keep_state(folder: Path, state: dict[str, Any]) -> bool:
+    """Writes server.json again when somebody damaged or removed it: without it nobody finds the server. False: no folder."""
+    try:
+        with suppress(ValueError):
+            if json.loads((folder / "server.json").read_text()) == state:
+                return True
+    except FileNotFoundError:
+        if not folder.is_dir():
+            return False
+    log("server.json was damaged; written again")
+    write_state(folder, state)
+    return True
 
 
 def connected(process: psutil.Process, port: int) -> bool:

@@ -200,6 +200,8 @@ def test_a_folder_opened_by_somebody_else_is_one_sentence(home):
     """Another server process has the files open and our notes about it are lost."""
     embedded.start(settings(home))
     folder = home / "graph"
+    its_owner = psutil.Process(json.loads((folder / "server.json").read_text())["owner"]["pid"])
+    its_owner.suspend()  # else it would write its note again
     for name in ("server.json", "owner.lock"):
         (folder / name).rename(folder / f"{name}.kept")
     try:
@@ -207,6 +209,7 @@ def test_a_folder_opened_by_somebody_else_is_one_sentence(home):
             embedded.start(settings(home))
     finally:
         (folder / "server.json.kept").rename(folder / "server.json")
+        its_owner.resume()
 
 
 def test_a_taken_port_is_replaced_by_another(home, monkeypatch):
@@ -233,3 +236,19 @@ def test_a_full_disk_is_one_sentence(tmp_path):
     finally:
         embedded.stop(disk / "home")
         subprocess.run(["umount", disk], check=False)
+
+
+def test_a_damaged_or_removed_note_of_a_running_server_is_written_again(tmp_path: Path) -> None:
+    settings = Settings(home=tmp_path / "home", embedded_heap="512m")
+    first = embedded.start(settings)
+    note = tmp_path / "home" / "graph" / "server.json"
+    try:
+        for damage in (lambda: note.write_text("{"), note.unlink):
+            damage()
+            deadline = time.monotonic() + 10
+            while not embedded.status(settings.home).running and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert embedded.start(settings).url == first.url
+        assert note.stat().st_mode & 0o777 == 0o600
+    finally:
+        assert embedded.stop(settings.home)
