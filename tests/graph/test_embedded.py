@@ -197,19 +197,19 @@ def test_a_platform_without_the_server_is_pointed_to_an_address(home, monkeypatc
 
 
 def test_a_folder_opened_by_somebody_else_is_one_sentence(home):
-    """Another server process has the files open and our notes about it are lost."""
+    """A server without an owner has the files open, and the note about it is lost."""
     embedded.start(settings(home))
-    folder = home / "graph"
-    its_owner = psutil.Process(json.loads((folder / "server.json").read_text())["owner"]["pid"])
-    its_owner.suspend()  # else it would write its note again
-    for name in ("server.json", "owner.lock"):
-        (folder / name).rename(folder / f"{name}.kept")
+    status, java = embedded.status(home), java_of(home)
+    os.kill(status.pid, signal.SIGKILL)
+    wait_for(lambda: not alive(status.pid))
+    (home / "graph" / "server.json").unlink()
     try:
         with pytest.raises(StoreUnavailable, match="open"):
             embedded.start(settings(home))
     finally:
-        (folder / "server.json.kept").rename(folder / "server.json")
-        its_owner.resume()
+        java.kill()
+        wait_for(lambda: not alive(java.pid))
+    assert embedded.start(settings(home)).bolt_port
 
 
 def test_a_taken_port_is_replaced_by_another(home, monkeypatch):
