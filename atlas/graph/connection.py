@@ -63,7 +63,8 @@ class Connection:
             auth=(user, password),
             connection_timeout=10.0,
             connection_acquisition_timeout=60.0,
-            max_transaction_retry_time=30.0,
+            # A dead embedded server is started again by us, so its driver need not wait long for it to come back.
+            max_transaction_retry_time=5.0 if self.endpoint is not None else 30.0,
             notifications_min_severity="OFF",
             user_agent="circuit-atlas",
         )

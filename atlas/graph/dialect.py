@@ -146,8 +146,11 @@ class ArcadeDialect:
             pass  # it has ended by itself meanwhile
 
     def retryable(self, error: BaseException) -> bool:
-        """The loser of a race for a new key gets a constraint error; the second time it finds the key and goes on."""
-        return isinstance(error, driver.ConstraintError)
+        """The loser of a race for a new key gets a constraint error; the second time it finds the key and goes on.
+
+        Two writers on one page get a transient error, for longer than this server's driver goes on trying.
+        """
+        return isinstance(error, driver.ConstraintError | driver.TransientError)
 
     def sql(self, command: str) -> Any:
         credentials = base64.b64encode(f"root:{self.endpoint.root_password}".encode()).decode()

@@ -158,6 +158,8 @@ def watch(
     look_at = 0.0
     while java.poll() is None and not stop_requested:
         time.sleep(0.2)
+        if java.poll() is not None:
+            break  # by now the note may be another owner's
         if not keep_state(folder, state):
             log("the folder is gone")
             return

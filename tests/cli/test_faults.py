@@ -36,6 +36,8 @@ def home(tmp_path_factory) -> Iterator[Path]:
 
 def start(home: Path, *arguments: object, **options) -> subprocess.Popen:
     environment = {**os.environ, "ATLAS_HOME": str(home), "ATLAS_ACTOR": "tester", "ATLAS_EMBEDDED_HEAP": "512m"}
+    # A process started in the background ignores SIGINT and so would its children; a user's does not.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, "start_new_session": True} | options
     return subprocess.Popen([sys.executable, "-m", "atlas", *map(str, arguments)], env=environment, **options)
 
