@@ -140,7 +140,7 @@ def test_a_set_with_bad_tensors(tiny, tmp_path):
     for words, changes in {
         "W_dec .* NaN or infinity": {"W_dec": good["W_dec"] * float("nan")},
         "b_enc .* has the shape \\(7,\\)": {"b_enc": torch.zeros(7)},
-        "width -1": {"W_enc": torch.zeros(3)},
+        "1 dimensions, not 2": {"W_enc": torch.zeros(3)},
     }.items():
         save_file(good | changes, file)
         refusal(ModelRejected, words, load_transcoders, file.parent, tiny)
