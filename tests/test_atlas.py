@@ -207,7 +207,6 @@ def test_what_no_store_could_keep_is_refused_before_anything_is_written(atlas, m
 
 
 def test_labels_are_embedded_found_and_shown_at_every_node(atlas, make_circuit):
-    pytest.importorskip("sentence_transformers")
     circuit = make_circuit()
     labels = [
         ImportedLabel(node_key=FEATURE, text="capital cities of states"),
@@ -231,7 +230,6 @@ def test_labels_are_embedded_found_and_shown_at_every_node(atlas, make_circuit):
 
 
 def test_another_encoder_is_refused_until_a_rebuild_has_embedded_again(graph_settings, make_circuit, tmp_path):
-    pytest.importorskip("sentence_transformers")
     with Atlas.open(settings=graph_settings) as before:
         before.add(make_circuit())
         before.put_labels([NewLabel(feature=KEY, text="capital cities", method="person")])

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+from playwright import sync_api as playwright_api
 
 from tests.ui.conftest import FEATURE, Filled
 
-playwright_api = pytest.importorskip("playwright.sync_api")
 expect = playwright_api.expect
 pytestmark = [pytest.mark.browser, pytest.mark.embedded, pytest.mark.slow]
 ARGUMENTS = [

@@ -22,6 +22,7 @@ import numpy as np
 
 from atlas.alignment import align_positions, node_codes
 from atlas.circuit import KIND, KINDS, Circuit
+from atlas.compare import signed_shares
 
 VERSION = 1
 POOLED = "pooled"
@@ -33,19 +34,11 @@ def single(
     """One circuit; `labels` by row (`Atlas.node_labels`), `path` = node keys to light up (unknown keys are left out)."""
     columns, column_of = _columns(circuit)
     layers, layer_of = _layers([circuit])
-    n, e = circuit.nodes, circuit.edges
+    e = circuit.edges
     payload: dict[str, Any] = {
         "tokens": columns,
         "layers": layers,
-        "nodes": {
-            "id": circuit.keys,
-            "x": [column_of[p] for p in n.position.tolist()],
-            "y": [layer_of(k, layer) for k, layer in zip(n.kind.tolist(), n.layer.tolist(), strict=True)],
-            "kind": [KINDS[code] for code in n.kind.tolist()],
-            "label": node_names(circuit, labels),
-            "size": _sizes(circuit),
-            "act": _numbers(n.activation),
-        },
+        "nodes": {"id": circuit.keys} | _node_columns(circuit, labels, column_of, layer_of),
         "links": {"s": e.source.tolist(), "t": e.target.tolist(), "w": _rounded(signed_shares(circuit))},
     }
     mode = "single"
@@ -81,16 +74,8 @@ def difference(
         (1, a, codes_a, column_a, labels_a),
         (2, b, codes_b, column_b, labels_b),
     ):
-        n = circuit.nodes
-        columns = {
-            "id": circuit.keys if side == 1 else [f"b:{key}" for key in circuit.keys],
-            "x": [column_of[p] for p in n.position.tolist()],
-            "y": [layer_of(k, layer) for k, layer in zip(n.kind.tolist(), n.layer.tolist(), strict=True)],
-            "kind": [KINDS[code] for code in n.kind.tolist()],
-            "label": node_names(circuit, labels),
-            "size": _sizes(circuit),
-            "act": _numbers(n.activation),
-        }
+        ids = circuit.keys if side == 1 else [f"b:{key}" for key in circuit.keys]
+        columns = {"id": ids} | _node_columns(circuit, labels, column_of, layer_of)
         rows = []
         for row, code in enumerate(codes.tolist()):
             merged = row_of.get(code)
@@ -110,11 +95,6 @@ def difference(
     if floor is not None and np.isfinite(floor):
         payload["floor"] = float(floor)
     return _finish(payload, f"{a.id}~{b.id}", slot, "diff")
-
-
-def signed_shares(circuit: Circuit) -> np.ndarray:
-    """(m,) float64: edge shares with the sign of the weight."""
-    return np.copysign(circuit.edge_shares, circuit.edges.weight)
 
 
 def node_names(circuit: Circuit, labels: Mapping[int, str]) -> list[str]:
@@ -220,6 +200,21 @@ def _layers(circuits: list[Circuit]) -> tuple[list[str], Any]:
     if logit in ends:
         names.append("output")
     return names, lambda kind, layer: 0 if kind == token else top if kind == logit else row_of[layer]
+
+
+def _node_columns(
+    circuit: Circuit, labels: Mapping[int, str], column_of: Mapping[int, int], layer_of: Any
+) -> dict[str, list[Any]]:
+    """Every column of the nodes but `id` and `side`, by row of the circuit."""
+    n = circuit.nodes
+    return {
+        "x": [column_of[p] for p in n.position.tolist()],
+        "y": [layer_of(k, layer) for k, layer in zip(n.kind.tolist(), n.layer.tolist(), strict=True)],
+        "kind": [KINDS[code] for code in n.kind.tolist()],
+        "label": node_names(circuit, labels),
+        "size": _sizes(circuit),
+        "act": _numbers(n.activation),
+    }
 
 
 def _sizes(circuit: Circuit) -> list[float]:
