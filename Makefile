@@ -44,7 +44,7 @@ format: install-dev                        ## rewrite the sources in the common 
 	$(BIN)/ruff format .
 
 test-fast: install-dev                     ## tests without servers, browser or long work
-	$(BIN)/python -m pytest -q -m 'not slow and not embedded and not neo4j and not browser' $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -q -m 'not slow and not embedded and not neo4j and not postgres and not browser' $(PYTEST_ARGS)
 
 test: install-dev test-servers lint        ## everything: both graph servers, the browser, the real graphs
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -14,26 +14,27 @@ from __future__ import annotations
 
 import getpass
 import operator
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import numpy as np
 from sqlalchemy.orm import Session
 
+from atlas.access import Identity
+from atlas.annotating import AnnotationVerbs
+from atlas.base import LABEL_BATCH
 from atlas.catalog import Catalog, audit, circuits, collections, concepts, details, models, outbox
 from atlas.catalog import annotations as notes
 from atlas.catalog import labels as label_store
-from atlas.catalog.labels import EncoderRecord
-from atlas.catalog.projector import Progress, Projector, description
+from atlas.catalog.projector import Progress, description
 from atlas.catalog.values import chunks
 from atlas.circuit import UNKNOWN, Circuit, parse_feature_key
-from atlas.circuit_file import from_bytes, to_bytes
-from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
+from atlas.circuit_file import to_bytes
+from atlas.collecting import CollectionVerbs
+from atlas.errors import StoreUnavailable
+from atlas.jobs import JobVerbs
+from atlas.people import PeopleVerbs
 from atlas.records import (
     Added,
     Annotations,
@@ -53,27 +54,11 @@ from atlas.records import (
 )
 from atlas.settings import Settings, load_settings
 
-if TYPE_CHECKING:
-    from atlas.encoder import Encoder
-    from atlas.graph.store import GraphStore
-
-LABEL_BATCH = 256
-CACHED_CIRCUITS = 16
 RECENT = 10
 
 
-class Atlas:
+class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
     """An open atlas. A context manager; may be used by several threads and opened by several processes at once."""
-
-    def __init__(self, settings: Settings, actor: str, catalog: Catalog) -> None:
-        self.settings = settings
-        self.actor = actor
-        self.catalog = catalog
-        self._projector = Projector(catalog, settings, self._graph_encoder)
-        self._cache: OrderedDict[str, Circuit] = OrderedDict()
-        self._guard = threading.Lock()
-        self._encoder: Encoder | None = None
-        self._encoder_known = False
 
     @classmethod
     def open(
@@ -94,39 +79,15 @@ class Atlas:
             raise StoreUnavailable(
                 f"The atlas home {settings.home} cannot be made: {reason}.", "Set ATLAS_HOME to a folder you may write."
             ) from error
-        return cls(settings, actor or settings.actor or _login_name(), Catalog.open(settings.resolved_catalog_url()))
+        return cls(
+            settings, Identity(actor or settings.actor or _login_name()), Catalog.open(settings.resolved_catalog_url())
+        )
 
     def __enter__(self) -> Atlas:
         return self
 
     def __exit__(self, *exception: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Let go of both stores. The embedded graph server goes on for other processes."""
-        self._projector.close()
-        self.catalog.close()
-
-    @property
-    def graph(self) -> GraphStore:
-        """The graph store, connected at the first use and told first what it has not been told yet."""
-        return self._projector.store()
-
-    @property
-    def encoder(self) -> Encoder | None:
-        """The sentence encoder, None when it is not installed.
-
-        Raises SchemaMismatch when the stored embeddings are of another encoder.
-        """
-        encoder = self._load_encoder()
-        with self.catalog.read() as session:
-            stored = label_store.encoder(session)
-        if encoder is not None and stored is not None and stored != EncoderRecord(encoder.name, encoder.dimension):
-            raise SchemaMismatch(
-                f"The labels were embedded with {stored.name}, the settings name {encoder.name}.",
-                "Run `atlas rebuild` to embed them again, or correct ATLAS_ENCODER.",
-            )
-        return encoder
 
     # -- writes
 
@@ -157,7 +118,7 @@ class Atlas:
                 announced.append(outbox.announce(session, "collection", group))
             return already, announced
 
-        already, announced = self.catalog.write(self.actor, work)
+        already, announced = self._write(work)
         self._project(announced)
         return Added(circuit=circuit.id, nodes=len(circuit.nodes), edges=len(circuit.edges), already=already)
 
@@ -174,7 +135,7 @@ class Atlas:
                 announced.append(outbox.announce(session, "put", removed.promoted))
             return announced
 
-        announced = self.catalog.write(self.actor, work)
+        announced = self._write(work)
         with self._guard:
             self._cache.pop(circuit_id, None)
         self._project(announced)
@@ -200,7 +161,7 @@ class Atlas:
             keys = label_store.put(session, fresh, vectors, record)
             return len(keys), [outbox.announce(session, "features", keys=keys)] if keys else []
 
-        stored, announced = self.catalog.write(self.actor, work)
+        stored, announced = self._write(work)
         self._project(announced)
         return stored
 
@@ -214,7 +175,7 @@ class Atlas:
             row = concepts.define(session, name, features)
             return row, outbox.announce(session, "concept", row.name)
 
-        row, announced = self.catalog.write(self.actor, work)
+        row, announced = self._write(work)
         self._project([announced])
         return row
 
@@ -224,7 +185,7 @@ class Atlas:
         def work(session: Session) -> int:
             return outbox.announce(session, "concept", concepts.remove(session, name))
 
-        self._project([self.catalog.write(self.actor, work)])
+        self._project([self._write(work)])
 
     def rebuild(self, progress: Progress | None = None) -> RebuildResult:
         """Drop the graph projection and build it again from the catalog.
@@ -239,7 +200,7 @@ class Atlas:
             audit.record(session, "rebuild", "")
             return outbox.announce(session, "rebuild")
 
-        self._projector.finish([self.catalog.write(self.actor, work)], progress)
+        self._projector.finish([self._write(work, "admin")], progress)
         with self.catalog.read() as session:
             count, _, features = circuits.counts(session)
             labelled = label_store.count(session)
@@ -379,88 +340,6 @@ class Atlas:
             limit=self.settings.cypher_row_limit if limit is None else limit,
             timeout=self.settings.cypher_timeout_seconds,
         )
-
-    # -- inside
-
-    def _project(self, announced: list[int]) -> None:
-        try:
-            self._projector.finish(announced)
-        except (StoreUnavailable, SchemaMismatch) as error:
-            kept = "The change is kept in the catalog; the graph store is told at its next use."
-            raise type(error)(error.message, f"{error.hint} {kept}".strip()) from error
-
-    def _embed(self, batch: list[NewLabel]) -> tuple[list[NewLabel], np.ndarray | None, EncoderRecord | None]:
-        """Those that say something new, (n, dimension) float32 embeddings and what made them, if there is an encoder."""
-        if not batch:
-            return [], None, None
-        with self.catalog.read() as session:
-            fresh = [label for label, new in zip(batch, label_store.is_new(session, batch), strict=True) if new]
-        encoder = self.encoder if fresh else None
-        if encoder is None:
-            return fresh, None, None
-        vectors = encoder.encode([label.text for label in fresh])
-        return fresh, vectors, EncoderRecord(encoder.name, encoder.dimension)
-
-    def _embed_again(self, progress: Progress | None) -> None:
-        encoder = self._load_encoder()
-        if encoder is None:
-            return
-        record = EncoderRecord(encoder.name, encoder.dimension)
-        with self.catalog.read() as session:
-            stale = label_store.without_embedding(session, encoder.name)
-        for number, batch in enumerate(chunks(stale, LABEL_BATCH)):
-            if progress:
-                progress(number * LABEL_BATCH, len(stale), "embedding labels")
-            ids, texts = [label_id for label_id, _ in batch], [text for _, text in batch]
-            vectors = encoder.encode(texts)
-            store = partial(label_store.set_embeddings, ids=ids, vectors=vectors, record=record)
-            self.catalog.write(self.actor, store)
-        if stale:
-            self.catalog.write(self.actor, lambda session: label_store.remember_encoder(session, record))
-
-    def _load_encoder(self) -> Encoder | None:
-        with self._guard:
-            if not self._encoder_known:
-                from atlas.encoder import load_encoder
-
-                self._encoder = load_encoder(self.settings)
-                self._encoder_known = True
-            return self._encoder
-
-    def _graph_encoder(self) -> EncoderRecord | None:
-        """What the vector index of the graph store is for: the stored embeddings, else those that would be stored."""
-        with self.catalog.read() as session:
-            stored = label_store.encoder(session)
-        if stored is not None:
-            return stored
-        encoder = self._load_encoder()
-        return EncoderRecord(encoder.name, encoder.dimension) if encoder else None
-
-    def _graph_place(self) -> str:
-        store = self._projector.connected
-        if store is not None:
-            return f"{store.server} at {store.address}"
-        return self.settings.graph_url or "embedded server, not asked yet"
-
-    def _load(self, circuit_id: str) -> Circuit:
-        with self._guard:
-            if circuit_id in self._cache:
-                self._cache.move_to_end(circuit_id)
-                return self._cache[circuit_id]
-        with self.catalog.read() as session:
-            blob = circuits.blob(session, circuit_id)
-        try:
-            circuit = from_bytes(blob)
-        except InputRejected as error:
-            raise StoreUnavailable(
-                f"The circuit {circuit_id} is damaged in the catalog at {self.catalog.place}.",
-                f"Restore the catalog from a backup, or give the circuit up: `atlas delete {circuit_id}`.",
-            ) from error
-        with self._guard:
-            self._cache[circuit_id] = circuit
-            while len(self._cache) > CACHED_CIRCUITS:
-                self._cache.popitem(last=False)
-        return circuit
 
 
 def _login_name() -> str:

@@ -8,6 +8,7 @@ AtlasError                  exit 1
 ├── InputRejected                    a file, a prompt or a model folder that cannot be used; `place` says where
 ├── ModelRejected                    a model or transcoder set that is missing, unknown or does not fit
 ├── StoreUnavailable                 catalog or graph server down, wrong password, disk full, locked by another process
+├── AccessDenied                     signed in, but not allowed; or not signed in where that is needed
 ├── SchemaMismatch                   data written by a newer version, or a projection that must be rebuilt
 ├── QueryRefused                     user Cypher that is not a pure read
 └── QueryFailed                      user Cypher with a syntax error, or stopped by a limit
@@ -65,6 +66,10 @@ class ModelRejected(AtlasError):
 
 
 class StoreUnavailable(AtlasError):
+    pass
+
+
+class AccessDenied(AtlasError):
     pass
 
 

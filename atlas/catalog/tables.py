@@ -247,3 +247,111 @@ class OutboxEntry(Base):
     attempts: Mapped[int]
     error: Mapped[str]
     created_at: Mapped[str]
+
+
+class Person(Base):
+    """Who may sign in. Never deleted, only disabled: what they wrote keeps their name."""
+
+    __tablename__ = "people"
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    role: Mapped[str]
+    disabled: Mapped[bool]
+    password_hash: Mapped[str | None]
+    email: Mapped[str | None] = mapped_column(String, unique=True)
+    visited_at: Mapped[str | None]
+    created_at: Mapped[str]
+    created_by: Mapped[str]
+
+
+class AccessToken(Base):
+    """A secret of a person, of which only a hash is kept."""
+
+    __tablename__ = "access_tokens"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    person: Mapped[str] = mapped_column(ForeignKey("people.name"), index=True)
+    name: Mapped[str]
+    hash: Mapped[str] = mapped_column(String, unique=True)
+    created_at: Mapped[str]
+    created_by: Mapped[str]
+    expires_at: Mapped[str | None]
+    revoked_at: Mapped[str | None]
+    used_at: Mapped[str | None]
+
+
+class SignIn(Base):
+    """A browser that somebody signed in with; ends when its token or its person does."""
+
+    __tablename__ = "sign_ins"
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    person: Mapped[str] = mapped_column(ForeignKey("people.name"), index=True)
+    token_id: Mapped[str | None] = mapped_column(ForeignKey("access_tokens.id"))
+    created_at: Mapped[str]
+    expires_at: Mapped[str]
+    ended_at: Mapped[str | None]
+
+
+class Annotation(Base):
+    """One entry of the annotation log, never changed: what somebody added, changed, removed or undid.
+
+    `thread` groups the versions of one annotation (the id of its first entry); `undoes` is the entry that this one takes
+    back. Subjects are not foreign keys: history outlives what it is about.
+    """
+
+    __tablename__ = "annotations"
+    __table_args__ = (Index(None, "subject_kind", "subject"),)
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    thread: Mapped[str] = mapped_column(String, index=True)
+    subject_kind: Mapped[str]
+    subject: Mapped[str]
+    circuit_id: Mapped[str | None] = mapped_column(String, index=True)
+    kind: Mapped[str]
+    action: Mapped[str]
+    text: Mapped[str]
+    members: Mapped[list[Any]]
+    undoes: Mapped[str | None]
+    author: Mapped[str]
+    created_at: Mapped[str] = mapped_column(String, index=True)
+
+
+class Job(Base):
+    """Work for a worker: what was asked, how far it is, how it ended. Its id is also that of its durable workflow."""
+
+    __tablename__ = "jobs"
+    __table_args__ = (Index(None, "state", "priority", "id"),)
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    kind: Mapped[str]
+    arguments: Mapped[dict[str, Any]]
+    title: Mapped[str]
+    batch: Mapped[str | None] = mapped_column(String, index=True)
+    group_key: Mapped[str]
+    priority: Mapped[int]
+    state: Mapped[str]
+    worker: Mapped[str | None] = mapped_column(String, index=True)
+    attempts: Mapped[int]
+    done: Mapped[int]
+    total: Mapped[int]
+    step: Mapped[str]
+    result: Mapped[dict[str, Any] | None]
+    error: Mapped[dict[str, Any] | None]
+    author: Mapped[str]
+    created_at: Mapped[str] = mapped_column(String, index=True)
+    started_at: Mapped[str | None]
+    changed_at: Mapped[str]
+    finished_at: Mapped[str | None]
+
+
+class Worker(Base):
+    """A worker by its name, and when it was last alive."""
+
+    __tablename__ = "workers"
+    name: Mapped[str] = mapped_column(String, primary_key=True)
+    instance: Mapped[str]
+    host: Mapped[str]
+    pid: Mapped[int]
+    device: Mapped[str]
+    version: Mapped[str]
+    model: Mapped[str]
+    job: Mapped[str | None]
+    started_at: Mapped[str]
+    alive_at: Mapped[str] = mapped_column(String, index=True)
+    stopped_at: Mapped[str | None]
