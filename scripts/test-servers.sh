@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Gets what the server and browser suites need: Java, Maven, Neo4j, Chromium, Node. Through apt where this runs as root on
+# Gets what the server and browser suites need: Java, Maven, Neo4j, Postgres, Chromium, Node. Through apt where this runs as root on
 # Debian, Neo4j through Docker where there is no Java; else one line per suite says what is missing. In CI a missing part fails.
 set -u
 jars=${NEO4J_JARS:-.cache/neo4j/lib}
@@ -17,6 +17,8 @@ have java || wanted+=(openjdk-17-jre-headless)
 have mvn || wanted+=(maven)
 have chromium || have chromium-browser || have google-chrome || [ -n "${CHROMIUM:-}" ] || wanted+=(chromium)
 have node || wanted+=(nodejs)
+have_postgres() { have initdb || compgen -G "/usr/lib/postgresql/*/bin/initdb" >/dev/null; }
+have_postgres || wanted+=(postgresql)
 if [ ${#wanted[@]} -gt 0 ] && have apt-get && [ "$(id -u)" = 0 ]; then
   echo "installing for the tests: ${wanted[*]}"
   apt-get -qq update >/dev/null && DEBIAN_FRONTEND=noninteractive apt-get -qq install -y "${wanted[@]}" >/dev/null ||
@@ -49,6 +51,7 @@ if [ ! -e "$jars/.complete" ]; then
 fi
 have chromium || have chromium-browser || have google-chrome || [ -n "${CHROMIUM:-}" ] ||
   lacks "the pages in a browser" "needs Chromium; set CHROMIUM to its path"
+have_postgres || lacks "the catalog on Postgres" "needs Postgres: install the package postgresql"
 have node || lacks "the canvas layout" "needs Node.js"
 
 [ "$missing" = 0 ] || [ -z "${CI:-}" ]

@@ -1,20 +1,25 @@
-"""Fixtures of real graph servers: `embedded_home`, `neo4j_server` and, over both, `graph_settings`.
+"""Fixtures of real servers: `embedded_home`, `neo4j_server` and, over both, `graph_settings`; `postgres_server`, `postgres_url`.
 
-Each test process starts a server at its first use and stops it, by its pid, at the end; between tests it is emptied.
+Each test process starts a server at its first use and stops it, by its pid, at the end. Between tests a graph server is
+emptied; on Postgres every test has a database of its own.
 """
 
 from __future__ import annotations
 
 import os
 import shutil
+import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from atlas.graph import GraphStore, embedded
 from atlas.settings import Settings
 from tests.servers.neo4j_server import Neo4jServer, RunningNeo4j, in_docker, jars
+from tests.servers.postgres_server import PostgresServer, binaries
 
 
 @pytest.fixture(scope="session")
@@ -36,18 +41,44 @@ def neo4j_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Neo4jServ
         yield container
         return
     if folder is None:
-        message = (
+        _not_here(
             "the Neo4j jars are not here: set ATLAS_NEO4J_JARS, or fill .cache/neo4j/lib (tests/servers/neo4j/pom.xml)"
         )
-        if os.environ.get("CI"):
-            pytest.fail(message)
-        pytest.skip(message)
     home = tmp_path_factory.mktemp("neo4j")
     server = Neo4jServer(folder, home)
     server.start()
     yield server
     server.stop()
     shutil.rmtree(home, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """A real Postgres: `url(database)`, `kill()` (-9) and `start()`."""
+    found = binaries()
+    if found is None:
+        _not_here("Postgres is not here: run scripts/test-servers.sh, or install the package postgresql")
+    folder = Path(tempfile.mkdtemp(prefix="atlas-postgres-"))  # not pytest's own: closed to the account it runs under
+    server = PostgresServer(found, folder)
+    server.start()
+    yield server
+    server.stop()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def postgres_url(postgres_server: PostgresServer) -> Iterator[str]:
+    """The address of an empty database, for ATLAS_CATALOG_URL."""
+    name = f"atlas_{uuid.uuid4().hex}"
+    postgres_server.create(name)
+    yield postgres_server.url(name)
+    postgres_server.drop(name)
+
+
+def _not_here(message: str) -> NoReturn:
+    if os.environ.get("CI"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 @pytest.fixture(
