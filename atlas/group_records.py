@@ -112,6 +112,13 @@ class TraceRequest(Record):
     again: bool = False
 
 
+class RejectedRow(Record):
+    """A row of a batch file that cannot be used."""
+
+    line: int = Field(description="counted from 1; where the row begins")
+    reason: str
+
+
 class JobRow(Record):
     id: str
     kind: JobKind
