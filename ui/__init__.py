@@ -1,3 +1,12 @@
 """The pages of Circuit Atlas: Streamlit, imports `atlas` only."""
 
-PAGES = ("home", "search", "feature", "circuit", "paths", "compare", "cypher")  # as the navigation lists them
+# as the navigation groups and lists them; what has no group stands beside the groups
+SECTIONS: dict[str, tuple[str, ...]] = {
+    "": ("home",),
+    "Ask": ("search", "paths", "compare", "cypher"),
+    "Circuits": ("circuit", "feature"),
+    "Work": ("trace", "jobs"),
+    "Group": ("news",),
+}
+PAGES = tuple(page for pages in SECTIONS.values() for page in pages)
+TITLES = {"circuit": "All circuits", "feature": "A feature", "news": "What is new"}  # where the name alone would mislead

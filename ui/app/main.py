@@ -10,16 +10,17 @@ from importlib.resources import files
 
 import streamlit as st
 
-from ui import PAGES
+from ui import SECTIONS, TITLES
 
-# Home is the default page and so has no address of its own
+
+def page(name: str) -> st.Page:
+    """Home is the default page and so has no address of its own."""
+    title = TITLES.get(name, name.capitalize())
+    return st.Page(str(files("ui") / "pages" / f"{name}.py"), title=title, url_path=name, default=name == "home")
+
+
 st.set_page_config(page_title="Circuit Atlas", layout="wide")
 st.navigation(
-    [
-        st.Page(
-            str(files("ui") / "pages" / f"{name}.py"), title=name.capitalize(), url_path=name, default=name == "home"
-        )
-        for name in PAGES
-    ],
+    {section: [page(name) for name in names] for section, names in SECTIONS.items()},
     position="top",  # the canvas needs the width
 ).run()

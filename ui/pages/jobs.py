@@ -1,0 +1,7 @@
+"""The queue."""
+
+from __future__ import annotations
+
+from ui.shared import begin
+
+begin("jobs")

@@ -1,0 +1,7 @@
+"""What is new."""
+
+from __future__ import annotations
+
+from ui.shared import begin
+
+begin("news")

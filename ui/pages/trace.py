@@ -1,0 +1,7 @@
+"""Prompts for the workers."""
+
+from __future__ import annotations
+
+from ui.shared import begin
+
+begin("trace")
