@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 from sqlalchemy.orm import Session
 
 from atlas.catalog.tables import Person
 from atlas.errors import AccessDenied
+from atlas.group_records import ROLES, Role
 
-Role = Literal["reader", "editor", "admin"]
-ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
+__all__ = ["ROLES", "Identity", "Role", "check", "current_role"]
 
 
 @dataclass(frozen=True)

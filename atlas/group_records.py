@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
-from atlas.access import Role
 from atlas.records import CircuitRow, Record
 
+Role = Literal["reader", "editor", "admin"]
+ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
 AnnotationKind = Literal["note", "tag", "name", "supernode"]
 SubjectKind = Literal["circuit", "node", "edge", "feature", "concept", "collection"]
 JobKind = Literal["trace", "label", "rebuild"]
