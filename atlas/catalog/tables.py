@@ -254,6 +254,7 @@ class Person(Base):
 
     __tablename__ = "people"
     name: Mapped[str] = mapped_column(String, primary_key=True)
+    folded: Mapped[str] = mapped_column(String, unique=True)  # names that differ in case only are one name
     role: Mapped[str]
     disabled: Mapped[bool]
     password_hash: Mapped[str | None]

@@ -65,6 +65,7 @@ def upgrade() -> None:
     op.create_table(
         "people",
         sa.Column("name", sa.String(), nullable=False),
+        sa.Column("folded", sa.String(), nullable=False),
         sa.Column("role", sa.String(), nullable=False),
         sa.Column("disabled", sa.Boolean(), nullable=False),
         sa.Column("password_hash", sa.String(), nullable=True),
@@ -74,6 +75,7 @@ def upgrade() -> None:
         sa.Column("created_by", sa.String(), nullable=False),
         sa.PrimaryKeyConstraint("name", name=op.f("pk_people")),
         sa.UniqueConstraint("email", name=op.f("uq_people_email")),
+        sa.UniqueConstraint("folded", name=op.f("uq_people_folded")),
     )
     op.create_table(
         "workers",
