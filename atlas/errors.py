@@ -9,6 +9,7 @@ AtlasError                  exit 1
 ├── ModelRejected                    a model or transcoder set that is missing, unknown or does not fit
 ├── StoreUnavailable                 catalog or graph server down, wrong password, disk full, locked by another process
 ├── AccessDenied                     signed in, but not allowed; or not signed in where that is needed
+├── JobEnded                         a job that is over already, or not over yet, cannot be cancelled or tried again
 ├── SchemaMismatch                   data written by a newer version, or a projection that must be rebuilt
 ├── QueryRefused                     user Cypher that is not a pure read
 └── QueryFailed                      user Cypher with a syntax error, or stopped by a limit
@@ -70,6 +71,10 @@ class StoreUnavailable(AtlasError):
 
 
 class AccessDenied(AtlasError):
+    pass
+
+
+class JobEnded(AtlasError):
     pass
 
 

@@ -57,6 +57,9 @@ class Settings(BaseSettings):
     )
     cypher_timeout_seconds: float = Field(20.0, gt=0, description="time limit of user Cypher")
     cypher_row_limit: int = Field(10_000, gt=0, description="row limit of user Cypher")
+    server: str = Field("", description="https:// address of a server of `atlas serve`; empty = the atlas of this machine")
+    token: SecretStr = Field(SecretStr(""), description="access token for that server")
+    http_max_body_bytes: int = Field(16 * 2**20, gt=0, description="largest JSON body of a request to `atlas serve`")
     import_max_bytes: int = Field(512 * 2**20, gt=0, description="largest graph file, unpacked")
     log: Literal["text", "json"] = Field("text", description="form of the log on stderr")
     log_level: Literal["", "debug", "info", "warning", "error"] = Field(
@@ -65,6 +68,7 @@ class Settings(BaseSettings):
     metrics_token: SecretStr = Field(SecretStr(""), description="what a scraper of /metrics may send as bearer token")
     accounts: bool = Field(False, description="the pages ask for a sign-in; `atlas serve` sets it")
     https: bool = Field(False, description="people reach the pages by https: cookies are marked Secure")
+    queue_limit: int = Field(10_000, gt=0, description="jobs that may wait; more are refused")
     profiles: dict[str, Profile] = Field(default_factory=dict)
 
     @field_validator("graph_url")
