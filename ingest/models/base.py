@@ -32,7 +32,9 @@ class Frozen(ABC):
     token_vectors: torch.Tensor  # (P, d) embeddings, as they enter the residual stream
     inputs: torch.Tensor  # (L, P, d) at the input hook
     outputs: torch.Tensor  # (L, P, d) at the output hook
-    attention_constants: torch.Tensor | None  # (L, d) what attention adds whatever its input is (biases)
+    attention_constants: list[torch.Tensor | None]  # by layer (1 or P, d): what attention adds whatever its input is
+    position_vectors: torch.Tensor | None  # (P, d) learned positions, which are constants too
+    parallel: bool  # attention and MLP read the same stream: features of a layer do not see its attention
     logits: torch.Tensor  # (V,) float32, at the last position, after a final soft cap if the family has one
     centred_logits: torch.Tensor  # (V,) float32, before a soft cap, less their mean
 
@@ -50,6 +52,14 @@ class Frozen(ABC):
     @abstractmethod
     def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
         """(B, d) or (B, p, d) gradient at the input hook at `positions` -> gradient at the residual stream before the MLP."""
+
+    @abstractmethod
+    def input_constant(self, layer: int) -> torch.Tensor | None:
+        """(d,) what a bias adds at the input hook whatever the stream is; None without one."""
+
+    @abstractmethod
+    def logit_constants(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """(k,) float32: what biases above the last stream add to the centred logits."""
 
     @abstractmethod
     def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
@@ -79,7 +89,7 @@ class Model(ABC):
 
     @property
     def config(self) -> Any:
-        return self.network.config
+        return self.network.config.get_text_config()
 
     @property
     def n_layers(self) -> int:

@@ -13,9 +13,17 @@ from atlas.errors import ModelRejected
 from ingest.models.base import Model
 from ingest.models.devices import choose_device, choose_dtype
 from ingest.models.files import content_hash, locate
+from ingest.models.gemma import GemmaModel
+from ingest.models.gpt2 import GPT2Model
+from ingest.models.gpt_neox import GPTNeoXModel
 from ingest.models.llama import LlamaModel
 
 FAMILIES: dict[str, type[Model]] = {
+    "gemma2": GemmaModel,
+    "gemma3": GemmaModel,
+    "gemma3_text": GemmaModel,
+    "gpt2": GPT2Model,
+    "gpt_neox": GPTNeoXModel,
     "llama": LlamaModel,
     "mistral": LlamaModel,
     "qwen2": LlamaModel,
@@ -38,7 +46,7 @@ def load_model(
     if family is None:
         raise ModelRejected(
             f"The model {name_or_folder} has the architecture {_model_type(place.folder)!r}, which is not known.",
-            f"Known architectures: {', '.join(sorted(FAMILIES))}.",
+            f"Known architectures: {', '.join(sorted(FAMILIES))}; docs/trace.md says how to add one.",
         )
     files = sorted(place.folder.glob("*.safetensors"))
     if not files:

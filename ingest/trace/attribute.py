@@ -91,6 +91,7 @@ def attribute(
     engine = _Backward(frozen, transcoders, sources, order, logit_rows)
     matrix, constants = _all_rows(engine, targets, batch_size, progress)
     constants[order.features] += sources.encoder_biases.cpu().numpy()
+    constants[order.logits] += frozen.logit_constants(logits).cpu().numpy()
     pre = np.zeros(order.size, np.float32)
     pre[order.features] = sources.activations.cpu().numpy()
     pre[order.logits] = frozen.centred_logits[logits].cpu().numpy()
@@ -197,27 +198,45 @@ class _Backward:
             grad[:live, position] = self.logit_rows[
                 torch.from_numpy(rows[:live] - self.order.n_sources).to(self.device)
             ]
-        for layer in range(
-            int(layers[0]) if len(layers) and layers[0] < self.order.n_layers else self.order.n_layers - 1, -1, -1
-        ):
-            if live:
-                grad[:live] = self._through_mlp(layer, grad[:live], effects[:live], constants[:live])
+        top = int(layers[0]) if len(layers) and layers[0] < self.order.n_layers else self.order.n_layers - 1
+        for layer in range(top, -1, -1):
+            skipped = self._from_mlp(layer, grad[:live], effects[:live], constants[:live]) if live else None
+            if self.frozen.parallel and live:  # attention does not lie between a layer's features and the stream
+                self._through_attention(layer, grad[:live], constants[:live])
+            if skipped is not None:
+                grad[:live] += skipped
             born = int((layers[live:] == layer).sum())
             if born:
                 picked = torch.from_numpy(rows[live : live + born] - self.sources.starts[layer][0]).to(self.device)
                 encoder = self.sources.encoders[layer][picked]
                 grad[live : live + born, position] = self.frozen.input_back(layer, encoder, position)
+                read = self.frozen.input_constant(layer)
+                if read is not None:
+                    constants[live : live + born] += (encoder @ read).float()
                 live += born
-            if self.frozen.attention_constants is not None:
-                constants[:live] += (grad[:live].sum(dim=1) @ self.frozen.attention_constants[layer]).float()
-            grad[:live] = self.frozen.attention_back(layer, grad[:live])
+            if not self.frozen.parallel:
+                self._through_attention(layer, grad[:live], constants[:live])
         effects[:, self.order.tokens][:, :p] = torch.einsum("bpd,pd->bp", grad, self.frozen.token_vectors[:p]).float()
+        if self.frozen.position_vectors is not None:
+            constants += torch.einsum("bpd,pd->b", grad, self.frozen.position_vectors[:p]).float()
         return effects, constants
 
-    def _through_mlp(
+    def _through_attention(self, layer: int, grad: torch.Tensor, constants: torch.Tensor) -> None:
+        """In place."""
+        constant = self.frozen.attention_constants[layer]
+        if constant is not None:
+            everywhere = len(constant) == 1
+            constants += (
+                grad.sum(dim=1) @ constant[0]
+                if everywhere
+                else torch.einsum("bpd,pd->b", grad, constant[: grad.shape[1]])
+            ).float()
+        grad[:] = self.frozen.attention_back(layer, grad)
+
+    def _from_mlp(
         self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor
-    ) -> torch.Tensor:
-        """Collect what is written at the layer's output hook, then let the gradient through the skip connection."""
+    ) -> torch.Tensor | None:
+        """Collect what is written at the layer's output hook; returns the gradient through a skip connection, if any."""
         at_output = self.frozen.output_back(layer, grad)
         starts = self.sources.starts[layer]
         for p in range(grad.shape[1]):
@@ -227,8 +246,12 @@ class _Backward:
             constants += found[:, -1]
         skip = self.transcoders.layers[layer].w_skip
         if skip is None:
-            return grad
-        return grad + self.frozen.input_back(layer, at_output @ skip, slice(grad.shape[1]))
+            return None
+        at_input = at_output @ skip
+        read = self.frozen.input_constant(layer)
+        if read is not None:
+            constants += (at_input.sum(dim=1) @ read).float()
+        return self.frozen.input_back(layer, at_input, slice(grad.shape[1]))
 
 
 def _all_rows(

@@ -47,11 +47,9 @@ def reference(name: str) -> dict[str, np.ndarray]:
     return arrays
 
 
-def write_model(folder: Path, family: str = "llama", seed: int = 0) -> Path:
-    """A random model of the family with the reference's tokenizer; every bias and norm weight away from neutral."""
-    import shutil
-
-    from transformers import AutoConfig, AutoModelForCausalLM
+def tiny_config(family: str):
+    """transformers' config of a tiny model with everything the family is known for."""
+    from transformers import AutoConfig
 
     sizes = {
         "vocab_size": VOCABULARY,
@@ -64,14 +62,45 @@ def write_model(folder: Path, family: str = "llama", seed: int = 0) -> Path:
         "max_position_embeddings": 16,
         "tie_word_embeddings": False,
     }
-    more = {"llama": {"attention_bias": True}, "mistral": {"sliding_window": 3}}.get(family, {})
-    config = AutoConfig.for_model(family, **(sizes | more))
+    windows = {"sliding_window": 3, "layer_types": ["sliding_attention", "full_attention", "sliding_attention"]}
+    gemma = sizes | windows | {"query_pre_attn_scalar": 20, "tie_word_embeddings": True, "attention_bias": True}
+    classic = {name: sizes[name] for name in ("vocab_size", "max_position_embeddings")}
+    of_family = {
+        "llama": sizes | {"attention_bias": True},
+        "mistral": sizes | {"sliding_window": 3},
+        "gemma2": gemma | {"attn_logit_softcapping": 3.0, "final_logit_softcapping": 3.0},
+        "gemma3_text": gemma
+        | {
+            "rope_parameters": {
+                "sliding_attention": {"rope_type": "default", "rope_theta": 10_000.0},
+                "full_attention": {"rope_type": "default", "rope_theta": 1_000_000.0},
+            }
+        },
+        "gpt2": classic | {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 4, "n_positions": 16},
+        "gpt_neox": sizes | {"use_parallel_residual": True, "tie_word_embeddings": False},
+    }
+    if family == "gemma3":
+        vision = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        text = tiny_config("gemma3_text").to_dict()
+        return AutoConfig.for_model("gemma3", text_config=text, vision_config=vision)
+    return AutoConfig.for_model(family, **of_family.get(family, sizes))
+
+
+def write_model(folder: Path, family: str = "llama", seed: int = 0) -> Path:
+    """A random model of the family with the reference's tokenizer; every bias and norm weight away from neutral."""
+    import shutil
+
+    from transformers import AutoModelForCausalLM
+
+    config = tiny_config(family)
     generator = torch.Generator().manual_seed(seed)
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             noise = torch.randn(weight.shape, generator=generator)
-            weight.copy_(1 + 0.3 * noise if "norm" in name else 0.25 * noise)
+            gain = "weight" in name and any(part in name for part in ("norm", "ln_"))
+            neutral = 0 if "gemma" in family else 1  # Gemma's norms multiply by 1 + w
+            weight.copy_(neutral + 0.3 * noise if gain else 0.25 * noise)
     model.save_pretrained(folder)
     for file in ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json"):
         shutil.copyfile(ORACLE / "model" / file, folder / file)

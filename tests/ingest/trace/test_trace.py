@@ -151,8 +151,8 @@ def test_the_package_can_be_called_and_looked_into():
     assert trace.attribute is attribute
 
 
-def test_a_trace_is_kept_and_found_again(oracle, graph_settings):
-    with Atlas.open(settings=graph_settings) as atlas:
+def test_a_trace_is_kept_and_found_again(oracle, store_pair):
+    with Atlas.open(settings=store_pair) as atlas:
         first = trace(atlas, "w5 w6 w7", model=oracle / "model", transcoders=oracle / "plt_relu", targets=["w40", "w7"])
         assert not first.already
         assert sorted(first.settings["targets"]) == ["w40", "w7"]

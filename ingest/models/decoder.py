@@ -1,0 +1,261 @@
+"""Decoder-only transformers, frozen. A family says which of its modules is which (`Block`); the linear algebra is here.
+
+Everything that does not depend on the target is multiplied together once per prompt: norm denominators go into the
+attention pattern (a scale per query and per key), norm weights and a LayerNorm's centring into the weights.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ingest.models.base import Frozen, Model
+
+Seen = dict[tuple[str, int], torch.Tensor]
+
+
+@dataclass
+class Norm:
+    """An RMSNorm, or with `centred` a LayerNorm. `weight` is what the normalised value is multiplied by."""
+
+    module: nn.Module
+    weight: torch.Tensor  # (d,)
+    epsilon: float
+    bias: torch.Tensor | None = None  # (d,)
+    centred: bool = False
+
+    @classmethod
+    def layer_norm(cls, module: nn.LayerNorm) -> Norm:
+        return cls(module, module.weight, module.eps, module.bias, centred=True)
+
+    def centre(self, values: torch.Tensor) -> torch.Tensor:
+        """(..., d) less its mean, which is also the transpose of that map; an RMSNorm leaves it."""
+        return values - values.mean(dim=-1, keepdim=True) if self.centred else values
+
+    def scale(self, stream: torch.Tensor) -> torch.Tensor:
+        """(..., d) -> (..., 1) one over the denominator, computed in float32 (float64 in a float64 model)."""
+        wide = self.centre(stream if stream.dtype == torch.float64 else stream.float())
+        return torch.rsqrt(wide.square().mean(dim=-1, keepdim=True) + self.epsilon).to(stream.dtype)
+
+    def normalized(self, stream: torch.Tensor) -> torch.Tensor:
+        """Before weight and bias."""
+        return self.centre(stream) * self.scale(stream)
+
+
+@dataclass
+class Block:
+    """The parts of one layer. n key/value heads of size h; query heads are a multiple of n. d width of the stream."""
+
+    attention_norm: Norm
+    attention: nn.Module  # returns (output, pattern, ...)
+    value_weight: torch.Tensor  # (n * h, d)
+    output_weight: torch.Tensor  # (d, heads * h)
+    head_size: int
+    mlp_norm: Norm
+    mlp: nn.Module
+    value_bias: torch.Tensor | None = None
+    output_bias: torch.Tensor | None = None
+    post_attention_norm: Norm | None = None
+    post_mlp_norm: Norm | None = None
+
+
+class DecoderModel(Model):
+    """A family is one subclass. `parallel`: attention and MLP read the same stream and are added together."""
+
+    parallel = False
+
+    @property
+    @abstractmethod
+    def body(self) -> nn.Module:
+        """The module that turns token ids into the last residual stream, final norm included."""
+
+    @property
+    @abstractmethod
+    def embedding(self) -> nn.Module:
+        """Its output are the token nodes' vectors, positions not included."""
+
+    @property
+    @abstractmethod
+    def final_norm(self) -> Norm: ...
+
+    @abstractmethod
+    def blocks(self) -> list[Block]: ...
+
+    def position_vectors(self, length: int) -> torch.Tensor | None:
+        """(P, d) learned positions as they enter the stream, None for a family without."""
+        return None
+
+    @torch.inference_mode()
+    def freeze(self, token_ids: list[int], input_hook: str, output_hook: str) -> Frozen:
+        seen: Seen = {}
+        blocks, final = self.blocks(), self.final_norm
+        handles = [
+            self.embedding.register_forward_hook(_keep_output(seen, "embedding", 0)),
+            final.module.register_forward_pre_hook(_keep_input(seen, "final", 0)),
+            self.network.get_output_embeddings().register_forward_hook(_keep_output(seen, "uncapped", 0)),
+        ]
+        for i, block in enumerate(blocks):
+            handles += [
+                block.attention_norm.module.register_forward_pre_hook(_keep_input(seen, "pre", i)),
+                block.attention.register_forward_hook(_keep_output(seen, "pattern", i, part=1)),
+                block.attention.register_forward_hook(_keep_output(seen, "attention", i, part=0)),
+                block.mlp_norm.module.register_forward_pre_hook(_keep_input(seen, "mid", i)),
+                block.mlp_norm.module.register_forward_hook(_keep_output(seen, "in", i)),
+                block.mlp.register_forward_hook(_keep_output(seen, "mlp", i)),
+            ]
+            if block.post_mlp_norm is not None:
+                handles.append(block.post_mlp_norm.module.register_forward_hook(_keep_output(seen, "added", i)))
+        try:
+            ids = torch.tensor([token_ids], device=self.device)
+            result = self.network(input_ids=ids, use_cache=False, logits_to_keep=1)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return FrozenDecoder(self, blocks, seen, result.logits[0, -1].float(), input_hook, output_hook)
+
+    @torch.inference_mode()
+    def feature_inputs(self, token_ids: torch.Tensor, input_hook: str) -> torch.Tensor:
+        seen: Seen = {}
+        handles, blocks = [], self.blocks()
+        for i, block in enumerate(blocks):
+            module = block.mlp_norm.module
+            if input_hook == "mlp.hook_in":
+                handles.append(module.register_forward_hook(_keep_output(seen, "in", i, batch=None)))
+            else:
+                handles.append(module.register_forward_pre_hook(_keep_input(seen, "mid", i, batch=None)))
+        try:
+            self.body(input_ids=token_ids.to(self.device), use_cache=False)
+        finally:
+            for handle in handles:
+                handle.remove()
+        return torch.stack([_at_input_hook(seen, i, block.mlp_norm, input_hook) for i, block in enumerate(blocks)])
+
+
+class FrozenDecoder(Frozen):
+    """See Frozen. `patterns`: (n, group, queries, keys) with the norms' scales in; `values`, `outputs_of_heads`: weights
+    with the norms' weights in."""
+
+    def __init__(
+        self,
+        model: DecoderModel,
+        blocks: list[Block],
+        seen: Seen,
+        logits: torch.Tensor,
+        input_hook: str,
+        output_hook: str,
+    ) -> None:
+        self.model, self.blocks, self.parallel = model, blocks, model.parallel
+        self.input_hook = input_hook
+        self.logits = logits
+        uncapped = seen["uncapped", 0][-1].float()
+        self.centred_logits = uncapped - uncapped.mean()
+        self.token_vectors = seen["embedding", 0]
+        self.position_vectors = model.position_vectors(len(self.token_vectors))
+        self.final_scale = model.final_norm.scale(seen["final", 0][-1])
+        before = output_hook == "mlp.hook_out"  # a post-norm, if there is one, lies between the hook and the stream
+        self.outputs = torch.stack(
+            [seen["mlp" if before or b.post_mlp_norm is None else "added", i] for i, b in enumerate(blocks)]
+        )
+        self.inputs = torch.stack([_at_input_hook(seen, i, b.mlp_norm, input_hook) for i, b in enumerate(blocks)])
+        self.input_scales = [b.mlp_norm.scale(seen["mid", i]) for i, b in enumerate(blocks)]  # (P, 1)
+        self.output_scales = [
+            None
+            if b.post_mlp_norm is None or not before
+            else b.post_mlp_norm.scale(seen["mlp", i]) * b.post_mlp_norm.weight
+            for i, b in enumerate(blocks)
+        ]
+        self.patterns, self.values, self.heads, self.attention_constants = [], [], [], []
+        for i, block in enumerate(blocks):
+            norm, post = block.attention_norm, block.post_attention_norm
+            pattern = seen["pattern", i] * norm.scale(seen["pre", i])[:, 0]
+            after = None if post is None else post.scale(seen["attention", i])  # (P, 1) per query
+            if after is not None:
+                pattern = pattern * after
+            kv_heads = block.value_weight.shape[0] // block.head_size
+            self.patterns.append(pattern.unflatten(0, (kv_heads, -1)))
+            self.values.append(norm.centre(block.value_weight * norm.weight).contiguous())
+            self.heads.append(block.output_weight if post is None else post.weight[:, None] * block.output_weight)
+            self.attention_constants.append(_attention_constant(block, self.patterns[-1].shape[1], after))
+
+    def unembed_rows(self, token_ids: torch.Tensor) -> torch.Tensor:
+        norm = self.model.final_norm
+        rows = self._unembedding(token_ids) * norm.weight.to(torch.float32)
+        return (norm.centre(rows) * self.final_scale.to(torch.float32)).to(self.model.dtype)
+
+    def logit_constants(self, token_ids: torch.Tensor) -> torch.Tensor:
+        constants = torch.zeros(len(token_ids), device=token_ids.device)
+        norm_bias, head_bias = self.model.final_norm.bias, self.model.network.get_output_embeddings().bias
+        if norm_bias is not None:
+            constants += self._unembedding(token_ids) @ norm_bias.float()
+        if head_bias is not None:
+            constants += head_bias[token_ids].float() - head_bias.float().mean()
+        return constants
+
+    def _unembedding(self, token_ids: torch.Tensor) -> torch.Tensor:
+        head = self.model.unembedding
+        return head[token_ids].float() - head.float().mean(dim=0)
+
+    def output_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
+        scale = self.output_scales[layer]
+        return grad if scale is None else grad * scale[: grad.shape[1]]
+
+    def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
+        if self.input_hook == "hook_resid_mid":
+            return grad
+        norm = self.blocks[layer].mlp_norm
+        if self.input_hook == "mlp.hook_in":
+            grad = grad * norm.weight
+        return norm.centre(grad) * self.input_scales[layer][positions]
+
+    def input_constant(self, layer: int) -> torch.Tensor | None:
+        return self.blocks[layer].mlp_norm.bias if self.input_hook == "mlp.hook_in" else None
+
+    def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
+        rows, p, width = grad.shape
+        kv_heads, group = self.patterns[layer].shape[:2]
+        flat = grad.reshape(-1, width)
+        heads = (flat @ self.heads[layer]).view(rows, p, kv_heads, group, -1)
+        values = torch.einsum("bqngh,ngqk->bknh", heads, self.patterns[layer][:, :, :p, :p])
+        return torch.addmm(flat, values.reshape(rows * p, -1), self.values[layer]).view(rows, p, width)
+
+
+def _at_input_hook(seen: Seen, layer: int, norm: Norm, input_hook: str) -> torch.Tensor:
+    if input_hook == "mlp.hook_in":
+        return seen["in", layer]
+    mid = seen["mid", layer]
+    return mid if input_hook == "hook_resid_mid" else norm.normalized(mid)
+
+
+def _attention_constant(block: Block, group: int, after: torch.Tensor | None) -> torch.Tensor | None:
+    """(1 or P, d) what biases add through attention at every position (a softmax row sums to 1); None without biases."""
+    values = block.value_bias
+    if block.attention_norm.bias is not None:
+        through = block.value_weight @ block.attention_norm.bias
+        values = through if values is None else values + through
+    constant = block.output_bias
+    if values is not None:
+        heads = values.view(-1, 1, block.head_size).expand(-1, group, -1).reshape(-1)
+        constant = block.output_weight @ heads + (0 if constant is None else constant)
+    if constant is None:
+        return None
+    post = block.post_attention_norm
+    return constant[None] if post is None or after is None else constant * post.weight * after
+
+
+def _keep_output(seen: Seen, name: str, layer: int, part: int | None = None, batch: int | None = 0):
+    def hook(module: nn.Module, args: tuple, output: Any) -> None:
+        value = output if part is None else output[part]
+        seen[name, layer] = value if batch is None else value[batch]
+
+    return hook
+
+
+def _keep_input(seen: Seen, name: str, layer: int, batch: int | None = 0):
+    def hook(module: nn.Module, args: tuple) -> None:
+        seen[name, layer] = args[0] if batch is None else args[0][batch]
+
+    return hook

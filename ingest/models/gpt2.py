@@ -1,0 +1,42 @@
+"""GPT-2: LayerNorm, learned positions, biases everywhere; weights lie transposed (Conv1D)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from ingest.models.decoder import Block, DecoderModel, Norm
+
+
+class GPT2Model(DecoderModel):
+    @property
+    def body(self) -> nn.Module:
+        return self.network.transformer
+
+    @property
+    def embedding(self) -> nn.Module:
+        return self.body.wte
+
+    @property
+    def final_norm(self) -> Norm:
+        return Norm.layer_norm(self.body.ln_f)
+
+    def position_vectors(self, length: int) -> torch.Tensor:
+        return self.body.wpe.weight[:length]
+
+    def blocks(self) -> list[Block]:
+        d = self.width
+        return [
+            Block(
+                attention_norm=Norm.layer_norm(layer.ln_1),
+                attention=layer.attn,
+                value_weight=layer.attn.c_attn.weight[:, 2 * d :].T,
+                value_bias=layer.attn.c_attn.bias[2 * d :],
+                output_weight=layer.attn.c_proj.weight.T,
+                output_bias=layer.attn.c_proj.bias,
+                head_size=layer.attn.head_dim,
+                mlp_norm=Norm.layer_norm(layer.ln_2),
+                mlp=layer.mlp,
+            )
+            for layer in self.body.h
+        ]
