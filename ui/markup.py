@@ -27,6 +27,11 @@ def css() -> Safe:
     return Safe("<style>" + files("ui").joinpath("style.css").read_text(encoding="utf-8") + "</style>")
 
 
+def follow_links() -> Safe:
+    """The script that makes links between pages quick (`follow.js`)."""
+    return Safe("<script>" + files("ui").joinpath("follow.js").read_text(encoding="utf-8") + "</script>")
+
+
 def tag(name: str, *children: object, cls: str = "", **attributes: str) -> Safe:
     given = {"class": cls, **attributes}
     inside = "".join(f' {key.replace("_", "-")}="{esc(value)}"' for key, value in given.items() if value)

@@ -70,7 +70,7 @@ def guarded() -> Iterator[None]:
 
 def begin(title: object = None) -> None:
     """Style of a page, and its heading unless the page has a better one of its own."""
-    st.html(markup.css())
+    st.html(markup.css() + markup.follow_links(), unsafe_allow_javascript=True)
     if title:
         show(markup.tag("h1", title, cls="ca-title"))
 
