@@ -34,6 +34,7 @@ from atlas.circuit_file import to_bytes
 from atlas.collecting import CollectionVerbs
 from atlas.errors import StoreUnavailable
 from atlas.jobs import JobVerbs
+from atlas.observing import watch_verbs
 from atlas.people import PeopleVerbs
 from atlas.records import (
     Added,
@@ -57,6 +58,7 @@ from atlas.settings import Settings, load_settings
 RECENT = 10
 
 
+@watch_verbs
 class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
     """An open atlas. A context manager; may be used by several threads and opened by several processes at once."""
 

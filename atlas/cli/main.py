@@ -72,13 +72,14 @@ def root(
     ),
     verbose: bool = typer.Option(False, "--verbose", "-v", help="Log what is done, on stderr."),
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.ERROR, stream=sys.stderr, format="%(name)s: %(message)s"
-    )
+    from atlas import logs
+    from atlas.settings import load_settings
+
+    try:
+        logs.setup_from(load_settings(), verbose=verbose)
+    except AtlasError:  # the verb that reads the settings will tell
+        logs.setup(verbose=verbose)
     if not verbose:
-        # other libraries' notes are not what was asked for
-        logging.getLogger("neo4j").setLevel(logging.CRITICAL)
-        logging.getLogger("transformers").setLevel(logging.ERROR)
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
 
 

@@ -1,4 +1,4 @@
-"""`atlas up`, `down`, `rebuild`, `doctor`, `ui`."""
+"""`atlas up`, `down`, `rebuild`, `migrate`, `health`, `doctor`, `ui`."""
 
 from __future__ import annotations
 
@@ -52,6 +52,46 @@ def rebuild(json: Json = False) -> None:
             f"{result.circuits} circuits, {result.features} features, {result.labels} labels in {result.seconds:.1f} s"
         ),
     )
+
+
+@app.command()
+def migrate(json: Json = False) -> None:
+    """Bring the catalog to the newest schema and prepare the graph server. Again and again is fine."""
+    from atlas.catalog.migrate import HEAD
+
+    with opened() as atlas:
+        graph = atlas.graph
+        result = {"catalog": atlas.catalog.place, "schema": HEAD, "graph": graph.server, "address": graph.address}
+    emit(
+        result,
+        json,
+        lambda console: console.print(
+            f"catalog {result['catalog']}: schema {HEAD}; {result['graph']} at {result['address']}: ready"
+        ),
+    )
+
+
+@app.command()
+def health(
+    worker: Annotated[bool, typer.Option("--worker", help="Also ask for a living worker of this machine.")] = False,
+    json: Json = False,
+) -> int:
+    """Ask whether catalog and graph server answer; exit 0 when they do. For container health checks."""
+    from atlas import health as looking
+
+    with opened() as atlas:
+        found = looking.health(atlas, worker_here=worker)
+    here = {True: ", a worker of this machine lives", False: ", NO worker of this machine lives", None: ""}
+    emit(
+        found,
+        json,
+        lambda console: console.print(
+            f"{'ready' if found.ready else 'NOT ready'}: catalog {found.catalog}, graph {found.graph}, "
+            f"{found.queue} jobs, {found.workers_alive} workers{here[found.worker_here]}, "
+            f"{found.outbox} changes wait for the graph"
+        ),
+    )
+    return 0 if found.ready else 1
 
 
 @app.command()

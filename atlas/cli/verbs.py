@@ -17,8 +17,10 @@ ORDER = [
     "compare",
     "cypher",
     "ui",
+    "migrate",
     "rebuild",
     "doctor",
+    "health",
     "up",
     "down",
 ]
