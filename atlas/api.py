@@ -24,7 +24,7 @@ from sqlalchemy.orm import Session
 from atlas.access import Identity
 from atlas.annotating import AnnotationVerbs
 from atlas.base import LABEL_BATCH
-from atlas.catalog import Catalog, audit, circuits, collections, concepts, details, models, outbox
+from atlas.catalog import Catalog, annotation_log, audit, circuits, collections, concepts, details, models, outbox
 from atlas.catalog import annotations as notes
 from atlas.catalog import labels as label_store
 from atlas.catalog.projector import Progress, description
@@ -64,13 +64,24 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
 
     @classmethod
     def open(
-        cls, home: str | Path | None = None, *, actor: str | None = None, settings: Settings | None = None
+        cls,
+        home: str | Path | None = None,
+        *,
+        actor: str | None = None,
+        settings: Settings | None = None,
+        token: str | None = None,
     ) -> Atlas:
         """Open the atlas of `home` (default: the settings'), migrating the catalog when it is older.
 
-        Raises StoreUnavailable when the catalog cannot be opened, SchemaMismatch when a newer program wrote it.
+        `home` may be the address of a server (`https://...`), which wants an access token (default: the settings').
+        Raises StoreUnavailable when the catalog cannot be opened or the server not be reached, SchemaMismatch when a
+        newer program wrote it, AccessDenied for a token that does not work.
         """
+        if isinstance(home, str) and home.startswith(("https://", "http://")):
+            return cls._open_remote(home, settings or load_settings(), token)
         settings = settings or (load_settings(home=Path(home)) if home is not None else load_settings())
+        if home is None and settings.server:
+            return cls._open_remote(settings.server, settings, token)
         if home is not None:
             settings = settings.model_copy(update={"home": Path(home)})
         settings = settings.model_copy(update={"home": settings.home.expanduser().absolute()})
@@ -84,6 +95,12 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
         return cls(
             settings, Identity(actor or settings.actor or _login_name()), Catalog.open(settings.resolved_catalog_url())
         )
+
+    @staticmethod
+    def _open_remote(address: str, settings: Settings, token: str | None) -> Atlas:
+        from atlas.remote import RemoteAtlas
+
+        return RemoteAtlas(address, settings.token.get_secret_value() if token is None else token, settings)
 
     def __enter__(self) -> Atlas:
         return self
@@ -111,6 +128,8 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
             already = circuits.exists(session, circuit.id)
             if not already:
                 circuits.insert_circuit(session, circuit, blob)
+                # one that comes back has the name that people gave it
+                circuits.rename(session, circuit.id, annotation_log.name_of(session, circuit.id) or circuit.record.name)
             changed = notes.merge(session, circuit, brought, sorted_labels.node_labels)
             announced = [outbox.announce(session, "put", circuit.id)] if changed or not already else []
             keys = label_store.put(session, fresh, vectors, record)
@@ -129,8 +148,8 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
         circuit_id = self.resolve(circuit)
 
         def work(session: Session) -> list[int]:
-            groups = notes.supernodes(session, circuit_id)
-            detail = description(circuits.get(session, circuit_id), groups)
+            # supernodes and tags are not needed to take it out of the graph
+            detail = description(circuits.get(session, circuit_id), [])
             removed = circuits.remove(session, circuit_id)
             announced = [outbox.announce(session, "delete", circuit_id, removed.blob, **detail)]
             if removed.promoted:
@@ -231,13 +250,14 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
         collection: str | None = None,
         text: str | None = None,
         limit: int | None = 100,
+        tag: str | None = None,
     ) -> Table[CircuitRow]:
         """Circuits, newest first. `text` is a part of the name or the prompt, upper and lower case alike.
 
-        Raises NotFound for an unknown model or collection, UsageError for a negative limit.
+        Raises NotFound for an unknown model or collection, UsageError for a negative limit or a blank tag.
         """
         with self.catalog.read() as session:
-            return circuits.listing(session, model, collection, text, limit)
+            return circuits.listing(session, model, collection, text, limit, tag)
 
     def resolve(self, circuit: str) -> str:
         """The id for an id, a unique prefix of one (4 characters or more) or a unique name. Raises NotFound, Ambiguous."""

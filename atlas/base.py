@@ -89,6 +89,11 @@ class AtlasBase:
             )
         return encoder
 
+    @property
+    def searches_by_meaning(self) -> bool:
+        """Whether `search` compares meanings, or full text only because no encoder is installed."""
+        return self.encoder is not None
+
     # -- inside
 
     def _write(self, work: Callable[[Session], T], role: Role = "editor") -> T:

@@ -26,7 +26,7 @@ def search(
     """Search labelled features by description."""
     with opened() as atlas:
         hits = atlas.search(text, model=model, layers=parse_layers(layers), limit=limit)
-        meaning = atlas.encoder is not None
+        meaning = atlas.searches_by_meaning
 
     def show_text(console):
         if not meaning:

@@ -1,6 +1,6 @@
 """Registers every verb on the app, in the order in which `atlas --help` lists them."""
 
-from atlas.cli import circuits, demo, files, labels, questions, servers, trace  # noqa: F401
+from atlas.cli import circuits, demo, files, labels, questions, serve, servers, trace  # noqa: F401
 from atlas.cli.main import app
 
 ORDER = [
@@ -17,6 +17,7 @@ ORDER = [
     "compare",
     "cypher",
     "ui",
+    "serve",
     "migrate",
     "rebuild",
     "doctor",

@@ -1,0 +1,40 @@
+"""`atlas serve` and `atlas mcp`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from atlas.cli.main import app, extra, opened
+from atlas.cli.output import Json, emit
+from atlas.errors import UsageError
+from atlas.settings import load_settings
+
+
+@app.command()
+def serve(
+    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 = all of this machine.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 = a free one.")] = 8501,
+    no_ui: Annotated[bool, typer.Option("--no-ui", help="The API alone, without the pages.")] = False,
+    behind_tls: Annotated[
+        bool, typer.Option("--behind-tls", help="A proxy in front speaks https: Secure cookies, its headers count.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Serve the atlas to people with accounts: pages, the verbs over HTTP, MCP. Ctrl-C stops it."""
+    settings = load_settings()
+    if settings.server:
+        raise UsageError("`atlas serve` serves the atlas of this machine.", "Run it without ATLAS_SERVER.")
+    with opened() as atlas:
+        if not any(not person.disabled for person in atlas.people()):
+            raise UsageError(
+                "Nobody has an account that could sign in to this atlas.",
+                "Run `atlas people add NAME --role admin` first.",
+            )
+        with extra("ui", "`atlas serve`"):
+            from atlas.http import serving
+        listening = serving.bind(host, port)
+        url = serving.url_of(listening)
+        emit({"url": url}, json, lambda console: console.print(f"Circuit Atlas at {url} (Ctrl-C stops it)"))
+        serving.serve(atlas, listening, behind_tls or settings.https)
