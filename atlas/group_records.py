@@ -56,6 +56,7 @@ class News(Record):
     """What others did since a time."""
 
     since: str | None = Field(None, description="None: no visit before this one")
+    until: str = Field("", description="when this was asked; `visited(until)` marks this much as read and no more")
     circuits: list[CircuitRow] = Field(default_factory=list)
     circuit_count: int = 0
     labels: int = 0
@@ -77,6 +78,7 @@ class AnnotationRow(Record):
     text: str
     nodes: list[str] = Field(default_factory=list, description="member node keys of a supernode")
     undoes: str | None = None
+    holds: bool = Field(True, description="in a history: False for an entry that an undo has taken back")
     author: str
     created_at: str
 

@@ -13,7 +13,7 @@ from atlas import credentials
 from atlas.access import ROLES, Role, current_role
 from atlas.authentication import cookie_secret, proves, sign_in, sign_out, with_email, with_sign_in, with_token
 from atlas.base import AtlasBase
-from atlas.catalog import audit_log, circuits, news
+from atlas.catalog import audit_log, circuits, news, tokens
 from atlas.catalog import people as store
 from atlas.catalog.tables import Person
 from atlas.errors import AccessDenied, NotFound, UsageError
@@ -90,14 +90,15 @@ class PeopleVerbs(AtlasBase):
 
         `days` until it expires; None = never. Raises UsageError for other than 0 to 3650 days.
         """
+        called = store.checked_name(name, "name of the token") if name.strip() else ""
         secret = credentials.new_secret()
 
         def work(session: Session) -> NewToken:
             owner = self._owner(session, person)
             if owner is None:
                 raise UsageError(f"{self.actor!r} has no account here.", "Say whose token it is.")
-            token = store.add_token(session, owner, name, credentials.digest(secret), days)
-            return NewToken(**store.token_row(token).model_dump(), secret=secret)
+            token = tokens.add(session, owner, called, credentials.digest(secret), days)
+            return NewToken(**tokens.row(token).model_dump(), secret=secret)
 
         return self._write(work, "reader")
 
@@ -105,17 +106,17 @@ class PeopleVerbs(AtlasBase):
         """Access tokens, newest first, without their secrets: one's own, somebody's (admins), or, without an account, all."""
         with self.catalog.read() as session:
             owner = self._owner(session, person)
-            return Table(store.token_row(token) for token in store.tokens_of(session, owner.name if owner else None))
+            return Table(tokens.row(token) for token in tokens.of(session, owner.name if owner else None))
 
     def revoke_token(self, token_id: str) -> TokenRow:
         """End a token and the sign-ins made with it. Raises NotFound; somebody else's token is not found either."""
 
         def work(session: Session) -> TokenRow:
-            token = store.get_token(session, token_id)
+            token = tokens.get(session, token_id)
             if token.person != self.actor or not self.identity.person:
                 self._need_admin(session)
-            store.revoke(session, token)
-            return store.token_row(token)
+            tokens.revoke(session, token)
+            return tokens.row(token)
 
         return self._write(work, "reader")
 
@@ -148,9 +149,11 @@ class PeopleVerbs(AtlasBase):
                 from_time = news.checked_time(since)
             return news.since(session, self.actor, from_time)
 
-    def visited(self) -> None:
-        """From now on only what comes later is new. Not in the audit log: it says nothing about the atlas."""
-        self._write(lambda session: news.visit(session, self.identity), "reader")
+    def visited(self, until: str | None = None) -> None:
+        """From now on only what comes later is new: later than `until` (`News.until`, so that nothing is missed that came
+        while one was reading), default now. Not in the audit log: it says nothing about the atlas. Raises UsageError."""
+        time = news.checked_time(until) if until is not None else None
+        self._write(lambda session: news.visit(session, self.identity, time), "reader")
 
     # -- inside
 

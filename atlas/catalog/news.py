@@ -20,6 +20,7 @@ MOST = 50  # rows of each kind; the counts are of all
 
 def since(session: Session, actor: str, time: str | None) -> News:
     """Circuits, labels and annotations by others, own jobs that ended: after `time`, or ever when that is None."""
+    asked = now()
 
     def after(column: Any) -> ColumnElement[bool]:
         return column > (time or "")
@@ -38,6 +39,7 @@ def since(session: Session, actor: str, time: str | None) -> News:
     )
     return News(
         since=time,
+        until=asked,
         circuits=circuits.rows(session, listed.limit(MOST)),
         circuit_count=session.scalar(select(func.count()).select_from(CircuitEntry).where(new_circuits)) or 0,
         labels=session.scalar(
@@ -58,13 +60,15 @@ def last_visit(session: Session, identity: Identity) -> str | None:
     return kept.value["at"] if kept else None
 
 
-def visit(session: Session, identity: Identity) -> None:
+def visit(session: Session, identity: Identity, time: str | None = None) -> None:
+    """Never in the future, which would hide what is yet to come, and never back."""
+    at = max(min(time or now(), now()), last_visit(session, identity) or "")
     if identity.person:
         person = session.get(Person, identity.name)
         if person is not None:
-            person.visited_at = now()
+            person.visited_at = at
     else:
-        session.merge(Meta(key=_key(identity), value={"at": now()}))
+        session.merge(Meta(key=_key(identity), value={"at": at}))
 
 
 def checked_time(text: str) -> str:
