@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from sqlalchemy.orm import Session
 
+from atlas.catalog import tokens
 from atlas.catalog.tables import Person
 from atlas.errors import AccessDenied
 from atlas.group_records import ROLES, Role
@@ -20,12 +21,15 @@ class Identity:
     name: str
     role: Role = "admin"
     person: bool = False
+    sign_in: str | None = None  # hash of the id of the sign-in through which the person acts, looked up like the role
 
 
 def current_role(session: Session, identity: Identity) -> Role:
-    """The role as of now. Raises AccessDenied for an account that is gone or disabled."""
+    """The role as of now. Raises AccessDenied for an account that is gone or disabled, or a sign-in that ended."""
     if not identity.person:
         return identity.role
+    if identity.sign_in is not None:
+        tokens.person_of_sign_in(session, identity.sign_in)
     row = session.get(Person, identity.name)
     if row is None or row.disabled:
         raise AccessDenied(f"The account {identity.name!r} is disabled.", "Ask an admin of this atlas.")

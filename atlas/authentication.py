@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import secrets
 import threading
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import TypeVar
 
@@ -16,18 +17,17 @@ from sqlalchemy.orm import Session
 
 from atlas import credentials
 from atlas.base import AtlasBase
-from atlas.catalog import audit
+from atlas.catalog import audit, tokens
 from atlas.catalog import people as store
 from atlas.catalog.tables import AccessToken, Meta, Person, SignIn
 from atlas.catalog.values import now
-from atlas.errors import AccessDenied, AtlasError, StoreUnavailable
+from atlas.errors import AccessDenied, StoreUnavailable
 from atlas.group_records import PersonRow
 
 A = TypeVar("A", bound=AtlasBase)
 SIGN_IN_DAYS = 14
 _USED_EVERY = timedelta(minutes=5)  # `used_at` is written at most this often: asking must not become writing
 _COOKIE_SECRET = "cookie_secret"
-_SIGN_IN_AGAIN = "Sign in again."
 _attempts: dict[str, credentials.Attempts] = {}
 _guard = threading.Lock()
 
@@ -65,11 +65,11 @@ def sign_in(atlas: AtlasBase, name: str, secret: str) -> tuple[str, PersonRow]:
             "The name, or the password or token, is wrong.", "Check both; an admin can set a new password."
         )
     if person.disabled:
-        raise _disabled(person.name)
+        raise tokens.disabled(person.name)
     id, owner, token_id = secrets.token_urlsafe(32), person.name, token.id if token else None
 
     def work(session: Session) -> PersonRow:
-        store.add_sign_in(session, credentials.digest(id), owner, token_id, SIGN_IN_DAYS)
+        tokens.add_sign_in(session, credentials.digest(id), owner, token_id, SIGN_IN_DAYS)
         audit.record(session, "sign_in", owner, by="token" if token_id else "password")
         return store.rows(session, [store.get(session, owner)])[0]
 
@@ -81,19 +81,12 @@ def sign_in(atlas: AtlasBase, name: str, secret: str) -> tuple[str, PersonRow]:
 
 def with_sign_in(atlas: A, sign_in_id: str) -> A:
     """The atlas for the person of a sign-in that is still good: not ended, nor its token or its account."""
+    hashed = credentials.digest(sign_in_id)
     with atlas.catalog.read() as session:
-        found = session.get(SignIn, credentials.digest(sign_in_id))
-        if found is None:
-            raise AccessDenied("You are not signed in.", "Sign in first.")
-        person = session.get(Person, found.person)
-        token = session.get(AccessToken, found.token_id) if found.token_id else None
-    if person is None or person.disabled:
-        raise _disabled(found.person)
-    if token is not None:
-        _check_token(token)
-    if found.ended_at is not None or found.expires_at <= now():
-        raise AccessDenied("Your sign-in has ended.", _SIGN_IN_AGAIN)
-    return atlas.acting_as(person.name)
+        person = tokens.person_of_sign_in(session, hashed)
+    other = atlas.acting_as(person.name)
+    other.identity = replace(other.identity, sign_in=hashed)  # so that every write looks again
+    return other
 
 
 def sign_out(atlas: AtlasBase, sign_in_id: str) -> None:
@@ -105,7 +98,7 @@ def sign_out(atlas: AtlasBase, sign_in_id: str) -> None:
         return
 
     def work(session: Session) -> None:
-        store.end_sign_ins(session, SignIn.id == hashed)
+        tokens.end_sign_ins(session, SignIn.id == hashed)
         audit.record(session, "sign_out", found.person)
 
     atlas.catalog.write(found.person, work)
@@ -118,7 +111,7 @@ def with_email(atlas: A, email: str) -> A:
     if person is None:
         raise AccessDenied("No account of this atlas has your e-mail address.", "Ask an admin to add it.")
     if person.disabled:
-        raise _disabled(person.name)
+        raise tokens.disabled(person.name)
     return atlas.acting_as(person.name)
 
 
@@ -157,22 +150,14 @@ def cookie_secret(atlas: AtlasBase) -> bytes:
 def _of_token(session: Session, secret: str) -> tuple[AccessToken | None, Person | None]:
     """The token and its person, (None, None) if there is no such token. Raises AccessDenied for one that ended."""
     hashed = credentials.digest(secret)
-    token = store.token_by_hash(session, hashed)
+    token = tokens.by_hash(session, hashed)
     if token is None or not credentials.same(token.hash, hashed):
         return None, None
     person = session.get(Person, token.person)
     if person is None or person.disabled:
-        raise _disabled(token.person)
-    _check_token(token)
+        raise tokens.disabled(token.person)
+    tokens.check(token)
     return token, person
-
-
-def _check_token(token: AccessToken) -> None:
-    named = f"The access token {token.name!r}" if token.name else "The access token"
-    if token.revoked_at is not None:
-        raise AccessDenied(f"{named} was revoked.", "Ask for a new one, or sign in with another.")
-    if token.expires_at is not None and token.expires_at <= now():
-        raise AccessDenied(f"{named} has expired.", "Ask for a new one, or sign in with another.")
 
 
 def _note_use(atlas: AtlasBase, token: AccessToken) -> None:
@@ -186,10 +171,6 @@ def _note_use(atlas: AtlasBase, token: AccessToken) -> None:
 
     with contextlib.suppress(StoreUnavailable):  # a catalog that cannot be written can still be asked
         atlas.catalog.write(token.person, work)
-
-
-def _disabled(name: str) -> AtlasError:
-    return AccessDenied(f"The account {name!r} is disabled.", "Ask an admin of this atlas.")
 
 
 def _attempts_of(atlas: AtlasBase) -> credentials.Attempts:

@@ -113,8 +113,8 @@ class PeopleVerbs(AtlasBase):
 
         def work(session: Session) -> TokenRow:
             token = tokens.get(session, token_id)
-            if token.person != self.actor or not self.identity.person:
-                self._need_admin(session)
+            if not (self.identity.person and token.person == self.actor) and not self._may(session, "admin"):
+                raise tokens.unknown(token_id)
             tokens.revoke(session, token)
             return tokens.row(token)
 

@@ -1,24 +1,21 @@
-"""Rows of accounts, access tokens and sign-ins. Secrets come in as hashes only; nothing here checks who may do what."""
+"""Rows of accounts. Passwords come in as hashes only; nothing here checks who may do what."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 from collections.abc import Iterable
-from datetime import UTC, datetime, timedelta
 
-from sqlalchemy import ColumnElement, func, select, update
+from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from atlas.access import ROLES, Role
-from atlas.catalog import audit
-from atlas.catalog.tables import AccessToken, Person, SignIn
-from atlas.catalog.values import new_id, now
+from atlas.catalog import audit, tokens
+from atlas.catalog.tables import Person, SignIn
+from atlas.catalog.values import now
 from atlas.errors import NotFound, UsageError
-from atlas.group_records import PersonRow, TokenRow
+from atlas.group_records import ROLES, PersonRow, Role
 
 LONGEST_NAME = 64
-LONGEST_DAYS = 3650
 _EMAIL = re.compile(r"[^\s@<>\"'(),;:\\]{1,64}@[^\s@<>\"'(),;:\\]+\.[^\s@<>\"'(),;:\\]+")
 
 
@@ -122,7 +119,7 @@ def change(
         told["disabled"] = disabled
         person.disabled = disabled
         if disabled:
-            end_sign_ins(session, SignIn.person == person.name)
+            tokens.end_sign_ins(session, SignIn.person == person.name)
     if email is not None and (checked_email(email)) != person.email:
         _free_email(session, checked_email(email), person.name)
         told["email"] = "changed"
@@ -130,15 +127,14 @@ def change(
     if password_hash is not None:
         told["password"] = "changed"
         person.password_hash = password_hash
-        end_sign_ins(session, SignIn.person == person.name, SignIn.token_id.is_(None))
+        tokens.end_sign_ins(session, SignIn.person == person.name, SignIn.token_id.is_(None))
     session.flush()
     if told:
         audit.record(session, "change_person", person.name, **told)
 
 
 def rows(session: Session, people: Iterable[Person]) -> list[PersonRow]:
-    working = select(AccessToken.person, func.count()).where(_works(now())).group_by(AccessToken.person)
-    tokens: dict[str, int] = dict(session.execute(working).tuples().all())
+    working = tokens.counts(session)
     return [
         PersonRow(
             name=p.name,
@@ -146,7 +142,7 @@ def rows(session: Session, people: Iterable[Person]) -> list[PersonRow]:
             disabled=p.disabled,
             email=p.email,
             has_password=p.password_hash is not None,
-            tokens=tokens.get(p.name, 0),
+            tokens=working.get(p.name, 0),
             created_at=p.created_at,
             created_by=p.created_by,
         )
@@ -156,101 +152,6 @@ def rows(session: Session, people: Iterable[Person]) -> list[PersonRow]:
 
 def everybody(session: Session) -> list[Person]:
     return list(session.scalars(select(Person).order_by(Person.folded)))
-
-
-# -- access tokens
-
-
-def add_token(session: Session, person: Person, name: str, hash: str, days: float | None) -> AccessToken:
-    """Raises UsageError unless `days` is in 0 to 3650."""
-    if days is not None and not 0 < days <= LONGEST_DAYS:
-        raise UsageError(
-            f"A token cannot work for {days:g} days.", f"Pass 1 to {LONGEST_DAYS} days, or none for one without an end."
-        )
-    token = AccessToken(
-        id=new_id(),
-        person=person.name,
-        name=checked_name(name, "name of the token") if name.strip() else "",
-        hash=hash,
-        created_at=now(),
-        created_by=audit.actor(session),
-        expires_at=None if days is None else later(days),
-        revoked_at=None,
-        used_at=None,
-    )
-    session.add(token)
-    session.flush()
-    audit.record(session, "new_token", person.name, token=token.id, name=token.name, expires_at=token.expires_at)
-    return token
-
-
-def token_by_hash(session: Session, hash: str) -> AccessToken | None:
-    return session.scalar(select(AccessToken).where(AccessToken.hash == hash))
-
-
-def get_token(session: Session, token_id: str) -> AccessToken:
-    """By its id or a unique beginning of it of 8 characters or more. Raises NotFound."""
-    exact = session.get(AccessToken, token_id)
-    if exact is not None:
-        return exact
-    found = []
-    if len(token_id) >= 8:
-        found = list(session.scalars(select(AccessToken).where(AccessToken.id.startswith(token_id, autoescape=True))))
-    if len(found) != 1:
-        raise NotFound(f"There is no access token {token_id!r}.", "`atlas people tokens` lists them.")
-    return found[0]
-
-
-def tokens_of(session: Session, person: str | None) -> list[AccessToken]:
-    """Newest first; None = everybody's."""
-    query = select(AccessToken).order_by(AccessToken.created_at.desc(), AccessToken.id.desc())
-    return list(session.scalars(query if person is None else query.where(AccessToken.person == person)))
-
-
-def revoke(session: Session, token: AccessToken) -> None:
-    """Sign-ins made with it end too. One that is revoked already stays as it is."""
-    if token.revoked_at is None:
-        token.revoked_at = now()
-        end_sign_ins(session, SignIn.token_id == token.id)
-        session.flush()
-        audit.record(session, "revoke_token", token.person, token=token.id, name=token.name)
-
-
-def token_row(token: AccessToken) -> TokenRow:
-    return TokenRow(
-        id=token.id,
-        person=token.person,
-        name=token.name,
-        created_at=token.created_at,
-        created_by=token.created_by,
-        expires_at=token.expires_at,
-        revoked_at=token.revoked_at,
-        used_at=token.used_at,
-    )
-
-
-def _works(at: str) -> ColumnElement[bool]:
-    return AccessToken.revoked_at.is_(None) & (AccessToken.expires_at.is_(None) | (AccessToken.expires_at > at))
-
-
-# -- sign-ins
-
-
-def add_sign_in(session: Session, id_hash: str, person: str, token_id: str | None, days: float) -> None:
-    """`id_hash`: what is kept of the id that the browser holds."""
-    session.add(
-        SignIn(id=id_hash, person=person, token_id=token_id, created_at=now(), expires_at=later(days), ended_at=None)
-    )
-    session.flush()
-
-
-def end_sign_ins(session: Session, *which: ColumnElement[bool]) -> None:
-    session.execute(update(SignIn).where(SignIn.ended_at.is_(None), *which).values(ended_at=now()))
-
-
-def later(days: float) -> str:
-    """The time that many days from now."""
-    return (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="microseconds")
 
 
 def _free_email(session: Session, email: str | None, name: str) -> None:
