@@ -97,6 +97,7 @@ class CircuitRow(Record):
     created_at: str
     transcoders: str = ""
     collections: list[str] = Field(default_factory=list)
+    tags: list[str] = Field(default_factory=list)
 
 
 class NodeRow(Record):
@@ -159,6 +160,7 @@ class LabelVersion(Record):
     random_score: float | None
     created_at: str
     current: bool
+    taken_back: bool = Field(False, description="a name whose annotation was changed, removed or undone")
 
 
 class FeatureInCircuit(Record):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from atlas.catalog import audit
+from atlas.catalog import annotation_log, audit
 from atlas.catalog.labels import GRAPH_FILE
 from atlas.catalog.tables import NodeLabel, Pin, Supernode
 from atlas.catalog.values import clean, new_id, now
@@ -126,12 +126,13 @@ def _merge_node_labels(session: Session, circuit_id: str, labels: list[ImportedL
 
 
 def supernodes(session: Session, circuit_id: str) -> list[ImportedSupernode]:
-    """In the order they were made."""
+    """Those that files brought, then those that people made here; each in the order they were made."""
     query = select(Supernode).where(Supernode.circuit_id == circuit_id).order_by(Supernode.id)
-    return [
+    brought = [
         ImportedSupernode(name=row.name, node_keys=list(row.node_keys), unresolved=list(row.unresolved))
         for row in session.scalars(query)
     ]
+    return brought + annotation_log.supernodes(session, circuit_id)
 
 
 def pins(session: Session, circuit_id: str) -> list[str]:
@@ -141,6 +142,7 @@ def pins(session: Session, circuit_id: str) -> list[str]:
 
 
 def node_labels(session: Session, circuit_id: str) -> dict[str, str]:
-    """Text by node key; the newest of a node wins."""
+    """Text by node key: the name that a person gave the node, else the newest that a file brought."""
     query = select(NodeLabel.node_key, NodeLabel.text).where(NodeLabel.circuit_id == circuit_id)
-    return dict(session.execute(query.order_by(NodeLabel.id)).all())
+    brought = dict(session.execute(query.order_by(NodeLabel.id)).all())
+    return brought | annotation_log.node_names(session, circuit_id)

@@ -10,7 +10,7 @@ import numpy as np
 from sqlalchemy import Select, func, insert, select
 from sqlalchemy.orm import Session, undefer
 
-from atlas.catalog import audit, collections, models
+from atlas.catalog import annotation_log, audit, collections, models
 from atlas.catalog.tables import CircuitEntry, ModelRow, Occurrence, SetRow
 from atlas.catalog.values import chunks, clean, finite, now
 from atlas.circuit import KIND, Circuit, duplicate_identities
@@ -115,6 +115,16 @@ def blob(session: Session, circuit_id: str) -> bytes:
     return found
 
 
+def rename(session: Session, circuit_id: str, name: str) -> bool:
+    """Give a circuit the name that lists and lookups use; its blob keeps the original one. True when it had another."""
+    entry = get(session, circuit_id)
+    if entry.name == clean(name):
+        return False
+    entry.name = clean(name)
+    entry.search_text = clean(f"{name}\n{entry.prompt}").casefold()
+    return True
+
+
 @dataclass(frozen=True)
 class Removed:
     """What was deleted, and the replicate that counts in its place (None: it did not count, or there is no other)."""
@@ -152,6 +162,7 @@ def listing(
     collection: str | None = None,
     text: str | None = None,
     limit: int | None = 100,
+    tag: str | None = None,
 ) -> Table[CircuitRow]:
     """Newest first. `text` is sought in name and prompt, case folded. Raises NotFound for an unknown model or collection."""
     if limit is not None and limit < 0:
@@ -161,6 +172,8 @@ def listing(
         query = query.where(CircuitEntry.model_id == models.model_id(session, model))
     if collection is not None:
         query = query.where(CircuitEntry.id.in_(collections.members_query(session, collection)))
+    if tag is not None:
+        query = query.where(CircuitEntry.id.in_(annotation_log.tagged(tag)))
     if text:
         query = query.where(CircuitEntry.search_text.contains(clean(text).casefold(), autoescape=True))
     return rows(session, query.limit(limit) if limit is not None else query)
@@ -171,7 +184,8 @@ def rows(session: Session, query: Select[Any]) -> Table[CircuitRow]:
     entries = list(session.scalars(query))
     model_names = dict(session.execute(select(ModelRow.id, ModelRow.name)).all())
     set_names = dict(session.execute(select(SetRow.id, SetRow.name)).all())
-    member_of = collections.of_circuits(session, [entry.id for entry in entries])
+    ids = [entry.id for entry in entries]
+    member_of, tags = collections.of_circuits(session, ids), annotation_log.tags(session, ids)
     return Table(
         CircuitRow(
             id=entry.id,
@@ -184,6 +198,7 @@ def rows(session: Session, query: Select[Any]) -> Table[CircuitRow]:
             created_at=entry.created_at,
             transcoders=set_names[entry.set_id],
             collections=member_of.get(entry.id, []),
+            tags=tags.get(entry.id, []),
         )
         for entry in entries
     )

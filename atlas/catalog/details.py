@@ -77,7 +77,7 @@ def feature_detail(session: Session, key: str) -> FeatureDetail:
         raise NotFound(f"The atlas has no feature {key!r}.", "`atlas search` lists features.")
     by_age = sorted((row for _, row in found), key=lambda row: row.id, reverse=True)
     shown = next((row for row in by_age if row.examples or row.promoted or row.suppressed), None)
-    current = found[0][0] if found else None
+    current = next((version for version, _ in found if version.current), None)
     return FeatureDetail(
         feature=key,
         model=model,

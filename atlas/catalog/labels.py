@@ -4,6 +4,9 @@
 came with a graph file (`graph file`), and that before what a program made (any other method). So a new automatic
 labelling never hides a name that somebody chose, and a person's last word holds.
 
+A person's name for a feature is an annotation. When that is changed, removed or undone, its version stays with its text, author
+and time, and only its `rank` becomes TAKEN_BACK: such a version is never current, and what was current before is so again.
+
 A version that says nothing new is not stored again: for `graph file` a text that any file brought for the feature before,
 for other methods a version equal to the newest of that method in all but its parameters.
 """
@@ -24,6 +27,8 @@ from atlas.catalog.values import chunks, clean, finite, new_id, now
 from atlas.records import ActivationExample, LabelVersion, NewLabel
 
 PERSON, GRAPH_FILE = "person", "graph file"
+TAKEN_BACK = -1  # rank of a version whose annotation does not hold
+_HOLDS = Label.rank > TAKEN_BACK
 _EXAMPLES = (undefer(Label.examples), undefer(Label.promoted), undefer(Label.suppressed))
 
 
@@ -53,7 +58,7 @@ def is_new(session: Session, labels: list[NewLabel]) -> list[bool]:
     earlier: dict[tuple[str, str], list[Label]] = {}
     said: set[tuple[str, str]] = set()
     for batch in chunks(dict.fromkeys(clean(label.feature) for label in labels)):
-        query = select(Label).where(Label.feature.in_(batch)).order_by(Label.id).options(*_EXAMPLES)
+        query = select(Label).where(Label.feature.in_(batch), _HOLDS).order_by(Label.id).options(*_EXAMPLES)
         for row in session.scalars(query):
             earlier.setdefault((row.feature, row.method), []).append(row)
             said.add((row.feature, row.text))
@@ -128,18 +133,59 @@ def put(
     return stored
 
 
+def add_name(
+    session: Session,
+    feature: str,
+    text: str,
+    annotation: str,
+    vector: np.ndarray | None = None,
+    encoder: EncoderRecord | None = None,
+) -> None:
+    """A version that a person wrote as the entry `annotation` of the annotation log. vector (dimension,) float32 or None."""
+    version = Label(
+        id=new_id(),
+        feature=feature,
+        text=text,
+        method=PERSON,
+        rank=rank(PERSON),
+        author=audit.actor(session),
+        parameters={"annotation": annotation},
+        examples=[],
+        promoted=[],
+        suppressed=[],
+        created_at=now(),
+    )
+    if vector is not None and encoder is not None:
+        remember_encoder(session, encoder)
+        version.embedding, version.encoder = np.ascontiguousarray(vector, "<f4").tobytes(), encoder.name
+    session.add(version)
+    session.flush()
+
+
+def settle_names(session: Session, feature: str, holding: set[str]) -> bool:
+    """Let those versions of people hold whose entry of the annotation log is among `holding`. True when one changed."""
+    changed = False
+    for version in session.scalars(select(Label).where(Label.feature == feature, Label.method == PERSON)):
+        entry = version.parameters.get("annotation")
+        wanted = rank(PERSON) if entry in holding else TAKEN_BACK
+        if entry is not None and version.rank != wanted:
+            version.rank, changed = wanted, True
+    session.flush()
+    return changed
+
+
 def _current() -> Select[Any]:
     """Ids of the current versions: no other version of the feature is of higher rank, or newer in the same rank."""
     better = aliased(Label)
     beats = (better.rank > Label.rank) | ((better.rank == Label.rank) & (better.id > Label.id))
-    return select(Label.id).where(~select(better.id).where(better.feature == Label.feature, beats).exists())
+    return select(Label.id).where(_HOLDS, ~select(better.id).where(better.feature == Label.feature, beats).exists())
 
 
 def current(session: Session, keys: Iterable[str], *, embeddings: bool = False) -> dict[str, CurrentLabel]:
     """Current label by feature key; features without one are left out."""
     found = {}
     for batch in chunks(keys):
-        query = select(Label).where(Label.feature.in_(batch)).order_by(Label.feature, Label.rank, Label.id)
+        query = select(Label).where(Label.feature.in_(batch), _HOLDS).order_by(Label.feature, Label.rank, Label.id)
         if embeddings:
             query = query.options(undefer(Label.embedding))
         for row in session.scalars(query):  # the last of each feature wins
@@ -149,7 +195,7 @@ def current(session: Session, keys: Iterable[str], *, embeddings: bool = False) 
 
 def all_labelled(session: Session) -> list[str]:
     """The keys of all labelled features, sorted."""
-    return list(session.scalars(select(Label.feature).distinct().order_by(Label.feature)))
+    return list(session.scalars(select(Label.feature).where(_HOLDS).distinct().order_by(Label.feature)))
 
 
 def _as_current(row: Label, embeddings: bool) -> CurrentLabel:
@@ -162,7 +208,7 @@ def of_circuit(session: Session, circuit_id: str) -> dict[int, str]:
     query = (
         select(Occurrence.row, Label.text)
         .join(Label, Label.feature == Occurrence.feature)
-        .where(Occurrence.circuit_id == circuit_id)
+        .where(Occurrence.circuit_id == circuit_id, _HOLDS)
         .order_by(Occurrence.row, Label.rank, Label.id)
     )
     return dict(session.execute(query).all())  # the last of each row wins
@@ -180,7 +226,8 @@ def versions(session: Session, feature: str) -> list[tuple[LabelVersion, Label]]
                 score=row.score,
                 random_score=row.random_score,
                 created_at=row.created_at,
-                current=place == 0,
+                current=place == 0 and row.rank > TAKEN_BACK,
+                taken_back=row.rank == TAKEN_BACK,
             ),
             row,
         )
@@ -212,20 +259,20 @@ def labelled(session: Session, keys: list[str]) -> set[str]:
     """Those of `keys` that have a label."""
     found: set[str] = set()
     for batch in chunks(keys):
-        found.update(session.scalars(select(Label.feature).where(Label.feature.in_(batch)).distinct()))
+        found.update(session.scalars(select(Label.feature).where(Label.feature.in_(batch), _HOLDS).distinct()))
     return found
 
 
 def count(session: Session) -> int:
     """Number of labelled features."""
-    return session.scalar(select(func.count(Label.feature.distinct()))) or 0
+    return session.scalar(select(func.count(Label.feature.distinct())).where(_HOLDS)) or 0
 
 
 def missing(
     session: Session, model_id: str | None = None, limit: int | None = None, method: str | None = None
 ) -> list[str]:
     """Keys of features that occur in circuits and have no label version (with `method`: none by that method), by key."""
-    of_feature = select(Label.id).where(Label.feature == Occurrence.feature)
+    of_feature = select(Label.id).where(Label.feature == Occurrence.feature, _HOLDS)
     has_label = (of_feature if method is None else of_feature.where(Label.method == method)).exists()
     query = select(Occurrence.feature).where(~has_label).distinct().order_by(Occurrence.feature)
     if model_id is not None:

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy.orm import Session
 
+from atlas.catalog import annotation_log, circuits, collections, concepts, labels, outbox
 from atlas.catalog import annotations as notes
-from atlas.catalog import circuits, collections, concepts, labels, outbox
 from atlas.catalog.database import Catalog
 from atlas.catalog.labels import CurrentLabel, EncoderRecord
 from atlas.catalog.tables import CircuitEntry, OutboxEntry
 from atlas.catalog.values import chunks
 from atlas.circuit_file import from_bytes
-from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
+from atlas.errors import InputRejected, NotFound, SchemaMismatch, StoreUnavailable
 from atlas.records import ImportedSupernode
 from atlas.settings import Settings
 
@@ -159,7 +159,8 @@ class Projector:
             if not circuits.exists(session, circuit_id):
                 return  # deleted since; its own entry follows
             entry = circuits.get(session, circuit_id)
-            detail = description(entry, notes.supernodes(session, circuit_id))
+            tags = annotation_log.tags(session, [circuit_id]).get(circuit_id, [])
+            detail = description(entry, notes.supernodes(session, circuit_id), tags)
             projection = projection_from(circuits.blob(session, circuit_id), detail)
         self._connect().put_circuit(projection)
 
@@ -168,6 +169,7 @@ class Projector:
             with self.catalog.read() as session:
                 found = labels.current(session, batch, embeddings=True)
             self._connect().put_features([self._feature_row(label) for label in found.values()])
+            self._connect().drop_labels([key for key in batch if key not in found])
 
     def _feature_row(self, label: CurrentLabel) -> FeatureRow:
         from atlas.graph.store import FeatureRow
@@ -199,8 +201,12 @@ class Projector:
         store.put_concept(concept.name, concept.author, concept.features)
 
     def _put_collection(self, name: str) -> None:
-        with self.catalog.read() as session:
-            author, members = collections.get(session, name)
+        try:
+            with self.catalog.read() as session:
+                author, members = collections.get(session, name)
+        except NotFound:
+            self._connect().delete_collection(name)
+            return
         self._connect().put_collection(name, author, members)
 
     def _rebuild(self, entry: OutboxEntry, progress: Progress | None) -> None:
@@ -247,7 +253,7 @@ class Projector:
             self._write(lambda session: outbox.failed(session, outbox.announce(session, "put", circuit_id), reason))
 
 
-def description(entry: CircuitEntry, supernodes: list[ImportedSupernode]) -> dict[str, Any]:
+def description(entry: CircuitEntry, supernodes: list[ImportedSupernode], tags: Sequence[str] = ()) -> dict[str, Any]:
     """What a projection needs beside the blob, as JSON."""
     return {
         "name": entry.name,
@@ -256,6 +262,7 @@ def description(entry: CircuitEntry, supernodes: list[ImportedSupernode]) -> dic
         "verdict": entry.verdict,
         "counted": entry.counted,
         "supernodes": [supernode.model_dump() for supernode in supernodes],
+        "tags": list(tags),
     }
 
 

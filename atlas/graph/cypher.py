@@ -170,6 +170,7 @@ MATCH (f:Feature {key: key})
 WHERE f.label IS NULL AND NOT EXISTS { (f)--() }
 DELETE f
 """
+DROP_LABELS = "UNWIND $rows AS key MATCH (f:Feature {key: key}) REMOVE f.label, f.label_score, f.embedding"
 DELETE_UNUSED_COMPONENTS = "UNWIND $rows AS key MATCH (k:Component {key: key}) WHERE NOT EXISTS { (k)--() } DELETE k"
 
 PUT_FEATURES = """

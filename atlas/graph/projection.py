@@ -36,6 +36,7 @@ class CircuitProjection:
     status: str
     counted: bool
     supernodes: list[ImportedSupernode] = field(default_factory=list)
+    tags: list[str] = field(default_factory=list)
 
     @property
     def id(self) -> str:
@@ -47,6 +48,7 @@ class CircuitProjection:
         record = self.circuit.record
         return {
             "name": self.name,
+            "tags": self.tags,
             "prompt": record.prompt,
             "model": record.model.name,
             "set": record.transcoders.name,

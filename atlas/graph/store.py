@@ -173,6 +173,19 @@ class GraphStore:
     def delete_concept(self, name: str) -> None:
         self._connection.write(lambda tx: tx.run(cypher.DELETE_CONCEPT, {"key": name}).consume())
 
+    def drop_labels(self, keys: list[str]) -> None:
+        """Features that have no label any more; those that nothing else holds go."""
+
+        def write(tx) -> None:
+            tx.run(cypher.DROP_LABELS, {"rows": keys}).consume()
+            tx.run(cypher.DELETE_UNUSED_FEATURES, {"rows": keys}).consume()
+
+        if keys:
+            self._connection.write(write)
+
+    def delete_collection(self, name: str) -> None:
+        self._connection.write(lambda tx: tx.run(cypher.DELETE_COLLECTION, {"name": name}).consume())
+
     def put_collection(self, name: str, author: str, circuit_ids: list[str]) -> None:
         """Makes or replaces a collection."""
         parameters = {"name": name, "author": author, "circuits": circuit_ids}
