@@ -36,11 +36,12 @@ if [ ! -e "$jars/.complete" ]; then
     fi
   elif have docker && docker info >/dev/null 2>&1; then
     # not run on a real Docker engine yet
-    echo "starting Neo4j in Docker; stop it with: docker compose -p atlas-tests down -v"
+    compose="docker compose -p atlas-tests -f docker-compose.yml -f docker-compose.tests.yml"
+    echo "starting Neo4j in Docker; stop it with: NEO4J_AUTH= $compose down -v"
     mkdir -p .cache/neo4j
     NEO4J_PASSWORD=$(od -An -N18 -tx1 /dev/urandom | tr -d ' \n')
-    export NEO4J_PASSWORD NEO4J_PORT=7697
-    if docker compose -p atlas-tests up -d --wait neo4j; then
+    export NEO4J_AUTH="neo4j/$NEO4J_PASSWORD" NEO4J_PORT=7697
+    if $compose up -d --wait neo4j; then
       (umask 077 && echo "bolt://127.0.0.1:$NEO4J_PORT $NEO4J_PASSWORD" >.cache/neo4j/docker)
     else
       lacks "Neo4j" "docker compose could not start it"
