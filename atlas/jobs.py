@@ -114,10 +114,10 @@ class JobVerbs(AtlasBase):
             found = rows.resolve(session, job_id)
             return rows.detail(found, job_times.seconds_left(session, [found]).get(found.id))
 
-    def job_counts(self) -> dict[str, int]:
-        """Jobs by state; states without any are left out."""
+    def job_counts(self, batch: str | None = None) -> dict[str, int]:
+        """Jobs by state, of all or of one batch; states without any are left out."""
         with self.catalog.read() as session:
-            return rows.counts(session)
+            return rows.counts(session, batch)
 
     def cancel_job(self, job_id: str) -> JobRow:
         """Cancel one's own job, or as an admin anybody's. A running one stops at its next report of progress.

@@ -128,9 +128,11 @@ def rows(
     return list(session.scalars(query if limit is None else query.limit(limit)))
 
 
-def counts(session: Session) -> dict[str, int]:
-    """Jobs by state, the states without any left out."""
+def counts(session: Session, batch: str | None = None) -> dict[str, int]:
+    """Jobs by state, of all or of one batch; the states without any left out."""
     query = select(Job.state, func.count()).group_by(Job.state)
+    if batch is not None:
+        query = query.where(Job.batch == batch)
     return {row.state: row[1] for row in session.execute(query)}
 
 
