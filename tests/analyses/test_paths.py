@@ -9,7 +9,6 @@ from atlas import Atlas
 from atlas.catalog import circuits, collections, concepts
 from atlas.circuit import Provenance, Target
 from atlas.errors import NotFound, UsageError
-from atlas.graph import GraphStore
 from atlas.path_search import between
 from atlas.paths import find_paths, paths, resolve_end
 from atlas.records import NewLabel
@@ -47,8 +46,8 @@ def keep(atlas: Atlas, *kept, collection: str | None = None) -> None:
 
 
 @pytest.fixture
-def atlas(settings):
-    with Atlas.open(settings=settings) as opened:
+def atlas(catalog_settings):
+    with Atlas.open(settings=catalog_settings) as opened:
         yield opened
 
 
@@ -216,15 +215,8 @@ def test_comparing_finds_replicates_for_the_noise_floor(atlas):
         atlas.compare(first.id, "nothing")
 
 
-@pytest.mark.embedded
-def test_free_text_means_the_features_whose_labels_fit(embedded_home, tmp_path, settings):
-    settings = settings.model_copy(
-        update={"home": embedded_home, "catalog_url": f"sqlite:///{tmp_path / 'catalog.sqlite'}"}
-    )
-    store = GraphStore.connect(settings)
-    store.clear()
-    store.close()
-    with Atlas.open(settings=settings) as atlas:
+def test_free_text_means_the_features_whose_labels_fit(store_pair):
+    with Atlas.open(settings=store_pair) as atlas:
         atlas.add(circuit())
         atlas.put_labels(
             [

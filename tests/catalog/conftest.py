@@ -11,7 +11,22 @@ from atlas.settings import Settings
 
 
 @pytest.fixture
-def catalog(settings: Settings) -> Iterator[Catalog]:
+def catalog(catalog_settings: Settings) -> Iterator[Catalog]:
+    """An empty catalog, once on each database."""
+    opened = Catalog.open(catalog_settings.resolved_catalog_url())
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def url(catalog_settings: Settings) -> str:
+    """The address of `catalog`, with the password."""
+    return catalog_settings.resolved_catalog_url()
+
+
+@pytest.fixture
+def sqlite_catalog(settings: Settings) -> Iterator[Catalog]:
+    """For what only a file can have."""
     opened = Catalog.open(settings.resolved_catalog_url())
     yield opened
     opened.close()

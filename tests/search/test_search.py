@@ -24,8 +24,8 @@ def key(model: str, layer: int, index: int) -> str:
 
 
 @pytest.fixture
-def atlas(graph_settings, make_circuit):
-    with Atlas.open(settings=graph_settings) as opened:
+def atlas(store_pair, make_circuit):
+    with Atlas.open(settings=store_pair) as opened:
         opened.add(make_circuit())
         opened.put_labels(
             [NewLabel(feature=key(*where), text=text, method="person", score=0.9) for where, text in LABELS.items()]
@@ -86,10 +86,10 @@ def test_a_newer_label_replaces_the_old_one_in_both_rankings(atlas):
 
 
 def test_without_an_encoder_words_are_found_and_a_label_with_some_of_them_too(
-    graph_settings, monkeypatch, make_circuit
+    store_pair, monkeypatch, make_circuit
 ):
     monkeypatch.setattr("atlas.encoder.load_encoder", lambda settings: None)
-    with Atlas.open(settings=graph_settings) as atlas:
+    with Atlas.open(settings=store_pair) as atlas:
         atlas.add(make_circuit())
         atlas.put_labels([NewLabel(feature=key(*where), text=text, method="person") for where, text in LABELS.items()])
         hits = search(atlas, "Dallas Houston")

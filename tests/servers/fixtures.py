@@ -1,4 +1,5 @@
-"""Fixtures of real servers: `embedded_home`, `neo4j_server` and, over both, `graph_settings`; `postgres_server`, `postgres_url`.
+"""Fixtures of real servers: `embedded_home`, `neo4j_server`, `postgres_server` and `postgres_url`; and, over both kinds of
+each store, `graph_settings`, `catalog_settings` and `store_pair`.
 
 Each test process starts a server at its first use and stops it, by its pid, at the end. Between tests a graph server is
 emptied; on Postgres every test has a database of its own.
@@ -81,28 +82,55 @@ def _not_here(message: str) -> NoReturn:
     pytest.skip(message)
 
 
-@pytest.fixture(
-    params=[pytest.param("embedded", marks=pytest.mark.embedded), pytest.param("neo4j", marks=pytest.mark.neo4j)]
-)
+EMBEDDED = pytest.param("embedded", marks=pytest.mark.embedded)
+NEO4J = pytest.param("neo4j", marks=pytest.mark.neo4j)
+
+
+@pytest.fixture(params=[EMBEDDED, NEO4J])
 def graph_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings of an empty graph, once on each server. `home` of the embedded one is shared by the whole session."""
-    if request.param == "embedded":
-        home = request.getfixturevalue("embedded_home")
+    return _empty_graph(request, request.param, tmp_path)
+
+
+@pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
+def catalog_settings(request: pytest.FixtureRequest, settings: Settings) -> Settings:
+    """Settings of an empty catalog, once on each database; the graph server is not started."""
+    if request.param == "sqlite":
+        return settings
+    return settings.model_copy(update={"catalog_url": request.getfixturevalue("postgres_url")})
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("laptop", marks=pytest.mark.embedded),
+        pytest.param("servers", marks=[pytest.mark.neo4j, pytest.mark.postgres]),
+    ]
+)
+def store_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of an empty atlas, once as on a laptop (SQLite, embedded server) and once as in a lab (Postgres, Neo4j)."""
+    if request.param == "laptop":
+        return _empty_graph(request, "embedded", tmp_path)
+    settings = _empty_graph(request, "neo4j", tmp_path)
+    return settings.model_copy(update={"catalog_url": request.getfixturevalue("postgres_url")})
+
+
+def _empty_graph(request: pytest.FixtureRequest, server: str, tmp_path: Path) -> Settings:
+    if server == "embedded":
         settings = Settings(
-            home=home,
+            home=request.getfixturevalue("embedded_home"),
             actor="tester",
             catalog_url=f"sqlite:///{tmp_path / 'catalog.sqlite'}",
             embedded_idle_seconds=900,
             embedded_heap="512m",
         )
     else:
-        server = request.getfixturevalue("neo4j_server")
+        running = request.getfixturevalue("neo4j_server")
         settings = Settings(
             home=tmp_path / "home",
             actor="tester",
-            graph_url=server.url,
-            graph_user=server.user,
-            graph_password=server.password,
+            graph_url=running.url,
+            graph_user=running.user,
+            graph_password=running.password,
         )
     store = GraphStore.connect(settings)
     try:
@@ -110,3 +138,17 @@ def graph_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     finally:
         store.close()
     return settings
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """These settings as environment variables, for a process of its own."""
+    values = {
+        "ATLAS_HOME": str(settings.home),
+        "ATLAS_ACTOR": settings.actor,
+        "ATLAS_CATALOG_URL": settings.catalog_url,
+        "ATLAS_GRAPH_URL": settings.graph_url,
+        "ATLAS_GRAPH_USER": settings.graph_user,
+        "ATLAS_GRAPH_PASSWORD": settings.graph_password.get_secret_value(),
+        "ATLAS_EMBEDDED_HEAP": settings.embedded_heap,
+    }
+    return {name: value for name, value in values.items() if value}
