@@ -68,9 +68,26 @@ class RejectedFile(Record):
     reason: str
 
 
+class BundleImport(Record):
+    """What became of the records of an `.atlas` file, by kind. Its circuits are among `loaded`."""
+
+    path: str
+    made_at: str
+    made_by: str
+    added: dict[str, int] = Field(default_factory=dict)
+    already: dict[str, int] = Field(default_factory=dict)
+    left_out: dict[str, int] = Field(
+        default_factory=dict, description="what no import brings, or only that of an admin"
+    )
+    conflicts: list[str] = Field(default_factory=list, description="where the file differs and this atlas stays")
+    signed: str = Field("", description="how records of others are signed when the importer is no admin")
+    seconds: float = 0.0
+
+
 class ImportResult(Record):
     loaded: list[LoadedFile] = Field(default_factory=list)
     rejected: list[RejectedFile] = Field(default_factory=list)
+    bundles: list[BundleImport] = Field(default_factory=list)
 
 
 class TraceScores(Record):

@@ -1,0 +1,315 @@
+"""The records of a bundle, one JSON object a line: what version 1 of the file holds, and what is believed of it.
+
+A bundle may come from anybody, so every line is checked as strictly as if it were typed in: lengths, times that are not in
+the future (a label with an id from the year 9999 would stay the newest for ever), no NUL, which Postgres refuses.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Annotated, Any, ClassVar, Literal
+
+import numpy as np
+from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints
+
+from atlas.access import Role
+from atlas.circuit import parse_feature_key
+from atlas.errors import NotFound
+from atlas.group_records import AnnotationKind, JobKind, JobState, SubjectKind
+
+_AHEAD = timedelta(days=1)  # clocks differ
+_PAST = "2000-01-01"
+_INDEXED_BYTES = 2500  # Postgres holds no longer ones in an index
+
+
+def _no_nul(text: str) -> str:
+    if "\x00" in text:
+        raise ValueError("text with a NUL character")
+    return text
+
+
+def _time(text: str) -> str:
+    moment = datetime.fromisoformat(text)
+    if moment.tzinfo != UTC or not text >= _PAST or moment > datetime.now(UTC) + _AHEAD:
+        raise ValueError("a time that is not in the past, or not in UTC")
+    return text
+
+
+def _id(text: str) -> str:
+    """`values.new_id`: the first 16 digits are nanoseconds since 1970."""
+    if int(text[:16], 16) > (datetime.now(UTC) + _AHEAD).timestamp() * 1e9:
+        raise ValueError("an id that was made in the future")
+    return text
+
+
+def _feature(text: str) -> str:
+    try:
+        parse_feature_key(text)
+    except NotFound as error:
+        raise ValueError("no feature key") from error
+    return text
+
+
+def _short(text: str) -> str:
+    if len(text.encode()) > _INDEXED_BYTES:
+        raise ValueError(f"a name of more than {_INDEXED_BYTES} bytes")
+    return text
+
+
+Text = Annotated[str, AfterValidator(_no_nul)]
+Key = Annotated[Text, AfterValidator(_short)]
+Name = Annotated[str, StringConstraints(min_length=1), AfterValidator(_no_nul), AfterValidator(_short)]
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$"), AfterValidator(_id)]
+Time = Annotated[
+    str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$"), AfterValidator(_time)
+]
+FeatureKey = Annotated[Name, AfterValidator(_feature)]
+CircuitId = Annotated[str, StringConstraints(pattern=r"^c\d{1,4}-[0-9a-f]{16,128}$")]
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Count = Annotated[int, Field(ge=0, lt=2**31)]
+
+
+class Part(BaseModel):
+    """Something within a line."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, ser_json_bytes="base64")
+
+
+class Line(Part):
+    """One record. Lines of a kind are sorted by `key`, each key once."""
+
+    kind: ClassVar[str]
+
+    @property
+    def key(self) -> str:
+        return self.id  # type: ignore[attr-defined, no-any-return]
+
+
+class Signed(Part):
+    """Who wrote it, when."""
+
+    author: Name
+    created_at: Time
+
+
+class Version(Part):
+    revision: Key
+    hash: Key
+
+
+class TranscoderSet(Part):
+    name: Name
+    created_at: Time
+    created_by: Name
+    versions: list[Version]
+    aliases: list[Name]
+
+
+class ModelLine(Line):
+    kind = "models"
+    name: Name
+    layers: Count | None
+    created_at: Time
+    created_by: Name
+    versions: list[Version]
+    aliases: list[Name]
+    sets: list[TranscoderSet]
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+class NodeLabelPart(Signed):
+    id: Id
+    node_key: Name
+    text: Text
+    source: Text
+
+
+class SupernodePart(Signed):
+    id: Id
+    name: Text
+    node_keys: list[Text]
+    unresolved: list[Text]
+
+
+class PinPart(Signed):
+    node_key: Key
+    resolved: bool
+    ordinal: Count
+
+
+class CircuitLine(Line):
+    """What the catalog knows of a circuit beside its file. `counted`: the one of several replicates that counts."""
+
+    kind = "circuits"
+    id: CircuitId
+    name: Text
+    verdict: Name
+    counted: bool
+    created_at: Time
+    created_by: Name
+    node_labels: list[NodeLabelPart]
+    supernodes: list[SupernodePart]
+    pins: list[PinPart]
+
+
+class ExamplePart(Part):
+    tokens: list[Text]
+    activations: list[Number]
+
+
+class LabelLine(Line, Signed):
+    """A version of a feature's label. `embedding`: float32 little-endian, in base64; `encoder`: what made it."""
+
+    kind = "labels"
+    id: Id
+    feature: FeatureKey
+    text: Text
+    method: Name
+    score: Number | None
+    random_score: Number | None
+    parameters: dict[str, Any]
+    examples: list[ExamplePart]
+    promoted: list[Text]
+    suppressed: list[Text]
+    embedding: Base64Bytes | None
+    encoder: Name | None
+
+    @property
+    def vector(self) -> np.ndarray | None:
+        """(dimension,) float32, None when there is none or it is no vector."""
+        if self.embedding is None or len(self.embedding) % 4:
+            return None
+        return np.frombuffer(self.embedding, "<f4")
+
+
+class MemberPart(Signed):
+    circuit: CircuitId
+
+
+class CollectionLine(Line, Signed):
+    kind = "collections"
+    name: Name
+    members: list[MemberPart]
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+class ConceptLine(Line, Signed):
+    kind = "concepts"
+    name: Name
+    features: list[FeatureKey]
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+class AnnotationLine(Line, Signed):
+    """One entry of the annotation log."""
+
+    kind = "annotations"
+    id: Id
+    thread: Id
+    subject_kind: SubjectKind
+    subject: Name
+    circuit_id: CircuitId | None
+    annotation: AnnotationKind
+    action: Literal["add", "change", "remove", "undo"]
+    text: Text
+    members: list[Text]
+    undoes: Id | None
+
+
+class AuditLine(Line):
+    kind = "audit"
+    id: Id
+    at: Time
+    actor: Name
+    verb: Name
+    subject: Key
+    detail: dict[str, Any]
+
+
+class TokenPart(Part):
+    id: Id
+    name: Text
+    hash: Name
+    created_at: Time
+    created_by: Name
+    expires_at: Text | None
+    revoked_at: Text | None
+    used_at: Text | None
+
+
+class PersonLine(Line):
+    """Backups only."""
+
+    kind = "people"
+    name: Name
+    role: Role
+    disabled: bool
+    password_hash: Text | None
+    email: Text | None
+    visited_at: Text | None
+    created_at: Time
+    created_by: Name
+    tokens: list[TokenPart]
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+class JobLine(Line):
+    """Backups only. Which worker had it, and how far it was, are not kept."""
+
+    kind = "jobs"
+    id: Id
+    job: JobKind
+    arguments: dict[str, Any]
+    title: Text
+    batch: Text | None
+    group_key: Text
+    priority: int
+    state: JobState
+    attempts: Count
+    done: Count
+    total: Count
+    step: Text
+    result: dict[str, Any] | None
+    error: dict[str, Any] | None
+    author: Name
+    created_at: Time
+    started_at: Text | None
+    changed_at: Text
+    finished_at: Text | None
+
+
+class FactLine(Line):
+    """Backups only: a row of `catalog_meta`."""
+
+    kind = "facts"
+    name: Name
+    value: dict[str, Any]
+
+    @property
+    def key(self) -> str:
+        return self.name
+
+
+# In the order in which they are written and read: what others refer to comes first.
+EXPORT_LINES: tuple[type[Line], ...] = (
+    ModelLine,
+    CircuitLine,
+    LabelLine,
+    CollectionLine,
+    ConceptLine,
+    AnnotationLine,
+    AuditLine,
+)
+BACKUP_LINES: tuple[type[Line], ...] = (*EXPORT_LINES, PersonLine, JobLine, FactLine)
