@@ -8,6 +8,7 @@ import typer
 
 from atlas.cli import verbs  # noqa: F401
 from atlas.cli.main import app
+from atlas.cli.nouns import LIST
 
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "cli.md"
 HEAD = """# Command line
@@ -20,10 +21,19 @@ This page is made from the help texts by `python scripts/cli_reference.py`.
 """
 
 
+def _verbs(group, before: str = ""):
+    """(name, verb); what a noun such as `notes` does by itself stands under its own name."""
+    for name, verb in group.commands.items():
+        if getattr(verb, "commands", None):
+            yield from _verbs(verb, f"{before}{name} ")
+        else:
+            yield (before.strip() if before and name == LIST else f"{before}{name}"), verb
+
+
 def render() -> str:
     command = typer.main.get_command(app)
     parts = [HEAD]
-    for name, verb in command.commands.items():  # type: ignore[attr-defined]
+    for name, verb in _verbs(command):
         parts.append(f"\n## atlas {name}\n\n{verb.help}\n")
         usage = []
         rows = []

@@ -21,12 +21,13 @@ def circuits(
     model: Annotated[str | None, typer.Option(help="Only circuits of this model.")] = None,
     collection: Annotated[str | None, typer.Option("--in", help="Only circuits of this collection.")] = None,
     text: Annotated[str | None, typer.Option(help="Only circuits whose name or prompt has this text.")] = None,
+    tag: Annotated[str | None, typer.Option(help="Only circuits with this tag.")] = None,
     limit: Annotated[int, typer.Option(min=1, help="At most this many, newest first.")] = 100,
     json: Json = False,
 ) -> None:
     """List the circuits of the atlas."""
     with opened() as atlas:
-        rows = atlas.circuits(model=model, collection=collection, text=text, limit=limit)
+        rows = atlas.circuits(model=model, collection=collection, text=text, limit=limit, tag=tag)
 
     def show_text(console):
         if not rows:
@@ -73,6 +74,8 @@ def show(circuit: Circuit, json: Json = False) -> None:
             ("versions", ", ".join(f"{key} {value}" for key, value in r.provenance.versions.items())),
             ("source file", r.provenance.source_file),
             ("collections", ", ".join(detail.collections)),
+            ("tags", ", ".join(detail.tags)),
+            ("supernodes", ", ".join(f"{s.name} ({len(s.node_keys)})" for s in detail.supernodes)),
             ("replicates", ", ".join(detail.replicates)),
         ]
         for name, value in facts:

@@ -1,6 +1,6 @@
 """Registers every verb on the app, in the order in which `atlas --help` lists them."""
 
-from atlas.cli import circuits, demo, files, labels, questions, serve, servers, trace  # noqa: F401
+from atlas.cli import annotations, circuits, collections, demo, files, labels, questions, serve, servers, trace  # noqa: F401
 from atlas.cli.main import app
 
 ORDER = [
@@ -11,6 +11,7 @@ ORDER = [
     "circuits",
     "show",
     "delete",
+    "annotate",
     "label",
     "search",
     "paths",
@@ -18,6 +19,7 @@ ORDER = [
     "cypher",
     "ui",
     "serve",
+    "mcp",
     "migrate",
     "rebuild",
     "doctor",
