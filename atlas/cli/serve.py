@@ -38,3 +38,12 @@ def serve(
         url = serving.url_of(listening)
         emit({"url": url}, json, lambda console: console.print(f"Circuit Atlas at {url} (Ctrl-C stops it)"))
         serving.serve(atlas, listening, behind_tls or settings.https)
+
+
+@app.command()
+def mcp(json: Json = False) -> None:
+    """Answer an assistant over MCP on stdin and stdout, with the asking verbs alone; see docs/remote.md."""
+    with extra("ui", "`atlas mcp`"):
+        from atlas.mcp import run_stdio
+    with opened() as atlas:
+        run_stdio(atlas)

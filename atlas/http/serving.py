@@ -5,14 +5,18 @@ from __future__ import annotations
 import contextlib
 import signal
 import socket
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import uvicorn
 from starlette.applications import Starlette
-from starlette.routing import Mount
+from starlette.routing import BaseRoute, Mount
 
 from atlas.api import Atlas
 from atlas.errors import UsageError
-from atlas.http.app import make_app
+from atlas.health import ops_routes
+from atlas.http.app import SignedIn, make_app
+from atlas.http.mcp_endpoint import mcp_route
 
 BACKLOG = 512
 
@@ -44,9 +48,24 @@ def url_of(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
+@dataclass(frozen=True)
+class Parts:
+    """What a server of this atlas answers beside its pages. `running` must be entered while it runs."""
+
+    routes: list[BaseRoute]
+    running: Callable[[], contextlib.AbstractAsyncContextManager[None]]
+
+
+def parts(atlas: Atlas, signed_in: SignedIn | None = None) -> Parts:
+    """The verbs below /api, MCP at /mcp, health and metrics. `signed_in`: see `make_app`."""
+    mcp, running = mcp_route(atlas)
+    return Parts([Mount("/api", make_app(atlas, signed_in)), mcp, *ops_routes(atlas)], running)
+
+
 def make_site(atlas: Atlas) -> Starlette:
-    """What `atlas serve --no-ui` answers: the verbs below /api."""
-    return Starlette(routes=[Mount("/api", make_app(atlas))])
+    """What `atlas serve --no-ui` answers."""
+    made = parts(atlas)
+    return Starlette(routes=made.routes, lifespan=lambda app: made.running())
 
 
 def serve(atlas: Atlas, listening: socket.socket, behind_tls: bool) -> None:

@@ -29,7 +29,7 @@ BOUNDS: dict[str, Any] = {
     "limit": Field(ge=0, le=10_000),
     "null_graphs": Field(ge=0, le=2_000),
     "seed": Field(ge=0, le=2**63 - 1),
-    "days": Field(ge=1, le=36_500),
+    "days": Field(gt=0, le=36_500),
 }
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
@@ -85,10 +85,42 @@ ROWS = (
     Row("paths"),
     Row("compare"),
     Row("cypher", check=_rows_of_the_server),
+    Row("annotations"),
+    Row("collections"),
+    Row("jobs"),
+    Row("job"),
+    Row("job_counts"),
+    Row("workers"),
+    Row("estimate_traces", check=_no_folders),
+    Row("whoami"),
+    Row("people"),
+    Row("tokens"),
+    Row("audit"),
+    Row("news"),
+    Row("visited", "write"),
     Row("delete", "write", "editor"),
     Row("put_labels", "write", "editor"),
     Row("define_concept", "write", "editor"),
     Row("delete_concept", "write", "editor"),
+    Row("annotate", "write", "editor"),
+    Row("change_annotation", "write", "editor"),
+    Row("remove_annotation", "write", "editor"),
+    Row("undo", "write", "editor"),
+    Row("create_collection", "write", "editor"),
+    Row("collect", "write", "editor"),
+    Row("uncollect", "write", "editor"),
+    Row("rename_collection", "write", "editor"),
+    Row("delete_collection", "write", "editor"),
+    Row("enqueue_traces", "write", "editor", _no_folders),
+    Row("enqueue", "write", "editor", _no_folders_in_arguments),
+    Row("cancel_job", "write", "editor"),
+    Row("retry_job", "write", "editor"),
+    Row("cancel_batch", "write", "editor"),
+    Row("retry_batch", "write", "editor"),
+    Row("new_token", "write"),
+    Row("revoke_token", "write"),
+    Row("change_person", "write"),
+    Row("add_person", "write", "admin"),
 )
 
 
@@ -136,7 +168,9 @@ def _derive(row: Row) -> Verb:
             continue
         hint = _listed(hints[name])
         if name in BOUNDS:
-            hint = Annotated[hint, BOUNDS[name]] if hint is int else Annotated[get_args(hint)[0], BOUNDS[name]] | None
+            known = get_args(hint) or (hint,)
+            bounded: Any = Annotated[known[0], BOUNDS[name]]  # type: ignore[valid-type]
+            hint = bounded | None if len(known) > 1 else bounded
         fields[name] = (hint, ... if parameter.default is parameter.empty else parameter.default)
     title = "".join(part.capitalize() for part in row.name.split("_")) + "Arguments"
     arguments = create_model(title, __config__=ConfigDict(extra="forbid"), **fields)
