@@ -94,11 +94,8 @@ def collect_firings(
 
 def _encode(transcoders: TranscoderSet, layer: int, indices: list[int], inputs: torch.Tensor) -> np.ndarray:
     """(n, d) -> (n, len(indices)) activations of these features only, as `Transcoder.encode` gives them."""
-    transcoder = transcoders.layers[layer]
     rows = torch.tensor(indices, device=inputs.device)
-    pre = inputs @ transcoder.w_enc[rows].T + transcoder.b_enc[rows]
-    threshold = 0 if transcoder.threshold is None else transcoder.threshold[rows]
-    return (pre * (pre > threshold)).float().cpu().numpy()
+    return transcoders.layers[layer].encode(inputs, rows).float().cpu().numpy()
 
 
 def _batches(corpus: Corpus) -> Iterator[list[int]]:
@@ -173,9 +170,13 @@ def promoted_tokens(
         ids = torch.arange(begin, min(begin + _VOCABULARY_CHUNK, vocabulary), device=model.device)
         rows = frozen.unembed_rows(ids)
         for layer, indices in by_layer.items():
-            at_output = frozen.output_back(layer, rows[:, None, :])[:, 0]
-            decoder = transcoders.layers[layer].w_dec[torch.tensor(indices, device=model.device)]
-            parts.setdefault(layer, []).append((decoder @ at_output.T.to(decoder.dtype)).float().cpu().numpy())
+            # a cross-layer feature speaks to the logits from every layer it writes at
+            decoder = transcoders.layers[layer].decoder_rows(torch.tensor(indices, device=model.device))
+            direct = sum(
+                decoder[:, above] @ frozen.output_back(layer + above, rows[:, None, :])[:, 0].T.to(decoder.dtype)
+                for above in range(decoder.shape[1])
+            )
+            parts.setdefault(layer, []).append(direct.float().cpu().numpy())  # type: ignore[union-attr]
     special = np.array([i for i in model.tokenizer.all_special_ids if i < vocabulary], int)
     limit = math.sqrt(2 * math.log(max(2, vocabulary)))
     found = {}

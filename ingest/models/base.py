@@ -109,6 +109,13 @@ class Model(ABC):
         """Most positions a prompt may have."""
         return self.config.max_position_embeddings
 
+    def constant_positions(self, set_model_name: str = "") -> int:
+        """How many positions at the beginning have no features and no errors (their MLP outputs are constants).
+
+        set_model_name: what a transcoder set says the model is called.
+        """
+        return 1
+
     @property
     def unembedding(self) -> torch.Tensor:
         """(V, d) rows of the output head."""

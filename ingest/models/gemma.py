@@ -14,6 +14,11 @@ from ingest.models.decoder import Block, DecoderModel, Norm
 
 
 class GemmaModel(DecoderModel):
+    def constant_positions(self, set_model_name: str = "") -> int:
+        # an instruction-tuned Gemma 3 begins with <bos><start_of_turn>user\n, whatever the prompt (circuit-tracer 0.5.0)
+        names = (self.name, set_model_name)
+        return 4 if any("gemma-3" in name and name.endswith("-it") for name in names) else 1
+
     @property
     def body(self) -> nn.Module:
         model = self.network.model

@@ -4,7 +4,8 @@ Method: Ameisen et al. 2025, *Circuit Tracing: Revealing Computational Graphs in
 
 1. One forward pass holds the attention patterns and norm denominators (`Model.freeze`).
 2. Every MLP's output becomes: active features' decoders + b_dec (+ skip) + an error vector. Position 0 has neither
-   features nor errors: its MLP outputs are constants (a skip connection still works there).
+   features nor errors: its MLP outputs are constants (a skip connection still works there). A cross-layer feature writes
+   at its own layer and at those above; its effect on a target is the sum over them.
 3. The gradient of each target (a feature's pre-activation, a centred logit) is carried down through the frozen linear
    maps. At each layer and position one matrix product gives the effects of all sources there.
 4. The effects are collected as sparse rows.
@@ -32,13 +33,23 @@ Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 
 
 @dataclass
+class _Writes:
+    """What is written at one layer's output hook at one position."""
+
+    vectors: torch.Tensor  # (d, n + 2): features' scaled decoders, the error, the constant
+    columns: (
+        slice | torch.Tensor
+    )  # (n,) node rows of the features: those of this layer, with a cross-layer set of others too
+
+
+@dataclass
 class _Sources:
-    """What writes at the output hooks, per layer and position; feature rows of layer l, position p are starts[l, p] on."""
+    """What writes at the output hooks; feature rows of layer l, position p are starts[l][p] on."""
 
     features: torch.Tensor  # (F, 3) layer, position, feature, on the cpu
     activations: torch.Tensor  # (F,) float32; the pre-activations, too: an active feature's value is not shifted
     starts: list[list[int]]  # (L, P + 1) row numbers
-    writes: list[list[torch.Tensor]]  # [L][P]: (d, n + 2): features' scaled decoders, the error, the constant
+    writes: list[list[_Writes]]  # [L][P]
     encoders: list[torch.Tensor]  # [L]: (n, d) encoder rows of the layer's active features
     encoder_biases: torch.Tensor  # (F,) float32
     errors: torch.Tensor  # (L, P, d)
@@ -79,7 +90,7 @@ def attribute(
             f"The model {model.name} gives logits that are not finite for this prompt in {model.dtype_name}.",
             "Choose a wider dtype, such as float32.",
         )
-    sources = _find_sources(frozen, transcoders)
+    sources = _find_sources(frozen, transcoders, model.constant_positions(transcoders.model_name))
     logits, probabilities = choose_logits(frozen.logits, logit_token_ids, max_logits, logit_mass)
     order = NodeOrder(len(sources.features), model.n_layers, len(ids), len(logits))
     targets = _Targets(
@@ -116,8 +127,8 @@ def attribute(
 
 
 def _check_pair(model: Model, transcoders: TranscoderSet) -> None:
-    widths = {transcoder.w_enc.shape[1] for transcoder in transcoders.layers}
-    places = {(transcoder.w_enc.device, transcoder.w_enc.dtype) for transcoder in transcoders.layers}
+    widths = {transcoder.width for transcoder in transcoders.layers}
+    places = {(transcoder.b_enc.device, transcoder.b_enc.dtype) for transcoder in transcoders.layers}
     if len(transcoders.layers) != model.n_layers or widths != {model.width}:
         raise ModelRejected(
             f"The transcoder set {transcoders.name} does not fit the model {model.name}: it has {len(transcoders.layers)} "
@@ -131,39 +142,57 @@ def _check_pair(model: Model, transcoders: TranscoderSet) -> None:
         )
 
 
-def _find_sources(frozen: Frozen, transcoders: TranscoderSet) -> _Sources:
-    n_positions = frozen.inputs.shape[1]
-    found, values, biases, starts, writes, encoders = [], [], [], [], [], []
-    errors = torch.zeros_like(frozen.outputs)
+def _find_sources(frozen: Frozen, transcoders: TranscoderSet, first: int) -> _Sources:
+    """Positions below `first` have neither features nor errors."""
+    n_layers, n_positions = frozen.inputs.shape[:2]
+    found, values, biases, starts, encoders = [], [], [], [], []
+    written: list[list[tuple[int, torch.Tensor, torch.Tensor]]] = [[] for _ in range(n_layers)]
     offset = 0
     for layer, transcoder in enumerate(transcoders.layers):
-        inputs, output = frozen.inputs[layer], frozen.outputs[layer]
-        pre = transcoder.pre_activations(inputs)
-        active = transcoder.active(pre)
-        active[0] = False
-        position, feature = active.nonzero(as_tuple=True)
-        pre = pre[position, feature]
-        scaled = transcoder.w_dec[feature] * pre[:, None]
-        skip = inputs @ transcoder.w_skip.T if transcoder.w_skip is not None else torch.zeros_like(output)
-        reconstruction = skip + transcoder.b_dec
-        reconstruction.index_add_(0, position, scaled)
-        errors[layer] = output - reconstruction
-        errors[layer, 0] = 0
+        position, feature, value = transcoder.find_active(frozen.inputs[layer])
+        kept = position >= first
+        position, feature, value = position[kept], feature[kept], value[kept]
+        scaled = transcoder.decoder_rows(feature) * value[:, None, None]
+        for above in range(scaled.shape[1]):
+            written[layer + above].append((layer, position, scaled[:, above]))
         counts = torch.bincount(position, minlength=n_positions).tolist()
-        bounds = np.concatenate([[0], np.cumsum(counts)]).tolist()
-        layer_writes = []
-        for p in range(n_positions):
-            constant = transcoder.b_dec if p else output[0] - skip[0]
-            rows = [scaled[bounds[p] : bounds[p + 1]], errors[layer, p][None], constant[None]]
-            layer_writes.append(torch.cat(rows).T.contiguous())
-        writes.append(layer_writes)
-        starts.append([offset + bound for bound in bounds])
+        starts.append([offset, *(offset + np.cumsum(counts)).tolist()])
         found.append(torch.stack([torch.full_like(position, layer), position, feature], dim=1).cpu())
-        values.append(pre.float())
+        values.append(value.float())
         biases.append(transcoder.b_enc[feature].float())
-        encoders.append(transcoder.w_enc[feature])
+        encoders.append(transcoder.encoder_rows(feature))
         offset += len(position)
+    errors = torch.zeros_like(frozen.outputs)
+    writes = []
+    for layer, transcoder in enumerate(transcoders.layers):
+        output = frozen.outputs[layer]
+        skip = None if transcoder.w_skip is None else frozen.inputs[layer] @ transcoder.w_skip.T
+        reconstruction = transcoder.b_dec.expand_as(output).clone()
+        if skip is not None:
+            reconstruction += skip
+        for _, position, vectors in written[layer]:
+            reconstruction.index_add_(0, position, vectors)
+        errors[layer, first:] = (output - reconstruction)[first:]
+        constants = transcoder.b_dec.expand_as(output).clone()
+        constants[:first] = output[:first] if skip is None else (output - skip)[:first]
+        sources = [(starts[source], vectors) for source, _, vectors in written[layer]]
+        writes.append([_writes(sources, p, errors[layer, p], constants[p]) for p in range(n_positions)])
     return _Sources(torch.cat(found), torch.cat(values), starts, writes, encoders, torch.cat(biases), errors)
+
+
+def _writes(
+    sources: list[tuple[list[int], torch.Tensor]], position: int, error: torch.Tensor, constant: torch.Tensor
+) -> _Writes:
+    """sources: per layer that writes here, its starts and its features' scaled decoders (n, d)."""
+    spans = [(starts[position], starts[position + 1]) for starts, _ in sources]
+    vectors = [
+        rows[first - starts[0] : last - starts[0]] for (starts, rows), (first, last) in zip(sources, spans, strict=True)
+    ]
+    if len(spans) == 1:
+        columns: slice | torch.Tensor = slice(*spans[0])
+    else:
+        columns = torch.cat([torch.arange(first, last, device=error.device) for first, last in spans])
+    return _Writes(torch.cat([*vectors, error[None], constant[None]]).T.contiguous(), columns)
 
 
 class _Backward:
@@ -238,10 +267,10 @@ class _Backward:
     ) -> torch.Tensor | None:
         """Collect what is written at the layer's output hook; returns the gradient through a skip connection, if any."""
         at_output = self.frozen.output_back(layer, grad)
-        starts = self.sources.starts[layer]
         for p in range(grad.shape[1]):
-            found = (at_output[:, p] @ self.sources.writes[layer][p]).float()
-            effects[:, starts[p] : starts[p + 1]] = found[:, :-2]
+            writes = self.sources.writes[layer][p]
+            found = (at_output[:, p] @ writes.vectors).float()
+            effects[:, writes.columns] += found[:, :-2]  # a cross-layer feature adds up what it writes at each layer
             effects[:, self.order.error_row(layer, p)] = found[:, -2]
             constants += found[:, -1]
         skip = self.transcoders.layers[layer].w_skip

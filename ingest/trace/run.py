@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from atlas.catalog import circuits
 from atlas.circuit import Circuit, CircuitRecord, Edges, Example, Method, ModelRef, Nodes, Scores, SetRef
 from atlas.errors import UsageError
 from atlas.records import TraceResult, TraceScores
@@ -42,6 +43,7 @@ def trace(
     chat: bool = False,
     collection: str | None = None,
     again: bool = False,
+    origin: dict[str, Any] | None = None,
     progress: Progress | None = None,
 ) -> TraceResult:
     """Trace a prompt and keep the circuit; a trace that the atlas has already is returned as it is unless `again`.
@@ -49,7 +51,8 @@ def trace(
     model, transcoders: loaded objects, folders or hub names. token_ids: exact ids in place of `prompt`, nothing is put in
     front. targets: tokens to explain, by exact text or id; default: the fewest most likely that reach `logit_mass`, at most
     `max_logits`. max_features: only so many features, by influence in the whole graph, which is traced first all the same.
-    Thresholds of 1 keep every node and every non-zero edge. Raises UsageError, InputRejected or ModelRejected.
+    Thresholds of 1 keep every node and every non-zero edge. origin: the `job` and its worker, for the provenance; with
+    `again`, a circuit of the same job is returned all the same (the job was killed after it). Raises UsageError, InputRejected or ModelRejected.
     """
     began = time.monotonic()
     _check_numbers(max_logits, logit_mass, max_features, node_threshold, edge_threshold)
@@ -69,7 +72,7 @@ def trace(
     thresholds = {"node": node_threshold, "edge": edge_threshold}
     asked = question(model, transcoders, ids, prompt, parameters, thresholds)
 
-    known = None if again else atlas.find_trace(Circuit(asked, Nodes(0), Edges(0)).trace_key)
+    known = _find(atlas, Circuit(asked, Nodes(0), Edges(0)).trace_key, again, origin)
     if known:
         circuit = atlas.load(known)
         if collection:
@@ -77,6 +80,10 @@ def trace(
         already = True
     else:
         circuit = trace_circuit(model, transcoders, asked, target_ids, actor=atlas.actor, progress=progress)
+        if origin:
+            circuit.record.provenance.source_metadata.update(origin)
+        if progress:
+            progress(1, 1, "storing")
         added = atlas.add(circuit, collection=collection)
         known, already = added.circuit, added.already
     s = circuit.record.scores
@@ -94,6 +101,18 @@ def trace(
         settings=_settings(model, transcoders, circuit.record),
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+def _find(atlas: Atlas, trace_key: str, again: bool, origin: dict[str, Any] | None) -> str | None:
+    """The circuit that answers the question already, if it may be used."""
+    if not again:
+        return atlas.find_trace(trace_key)
+    if origin is None:
+        return None
+    with atlas.catalog.read() as session:
+        made = circuits.by_trace_key(session, trace_key)
+    jobs = ((circuit_id, atlas.load(circuit_id).record.provenance.source_metadata.get("job")) for circuit_id in made)
+    return next((circuit_id for circuit_id, job in jobs if job == origin["job"]), None)
 
 
 def question(

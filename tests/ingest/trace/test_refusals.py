@@ -121,7 +121,8 @@ def test_a_set_without_one_of_its_files(tiny, tmp_path):
 
 def test_a_set_with_a_config_that_cannot_be_followed(tiny, tmp_path):
     for words, changes in {
-        "cross-layer": {"model_kind": "cross_layer_transcoder"},
+        "holds no W_enc_0": {"model_kind": "cross_layer_transcoder"},
+        "top_k 'many'": {"top_k": "many"},
         "kind 'sae'": {"model_kind": "sae"},
         "feature_input_hook 'hook_q'": {"feature_input_hook": "hook_q"},
         "feature_output_hook None": {"feature_output_hook": None},
