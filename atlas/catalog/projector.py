@@ -58,6 +58,11 @@ class Projector:
             self._drain_once(wait=0)
             return self._connect()
 
+    def connect(self) -> GraphStore:
+        """The graph store, connected and of the right schema; nothing is applied. Raises as `store`."""
+        with self._guard:
+            return self._connect()
+
     def finish(self, numbers: Sequence[int], progress: Progress | None = None) -> None:
         """Return when the entries `numbers` are applied, by this process or another. Raises what made one of them fail."""
         while True:

@@ -41,10 +41,15 @@ def down(json: Json = False) -> None:
 
 
 @app.command()
-def rebuild(json: Json = False) -> None:
+def rebuild(
+    take_over: Annotated[
+        bool, typer.Option("--take-over", help="Also when the graph database belongs to another atlas.")
+    ] = False,
+    json: Json = False,
+) -> None:
     """Drop the graph projection and build it again from the catalog."""
     with opened() as atlas, progress_bar("Rebuilding", json) as report:
-        result = atlas.rebuild(progress=report)
+        result = atlas.rebuild(progress=report, take_over=take_over)
     emit(
         result,
         json,
@@ -95,18 +100,21 @@ def health(
 
 
 @app.command()
-def doctor(json: Json = False) -> int:
-    """Check the settings, the catalog, the graph server and the encoder, and say what to do."""
+def doctor(
+    mend: Annotated[bool, typer.Option("--mend", help="Put right what can be put right.")] = False,
+    json: Json = False,
+) -> int:
+    """Look for what is wrong with settings, catalog, queue, graph server and encoder, and say or do what helps."""
     from atlas.diagnosis import examine
 
-    checks = examine(load_settings())
+    checks = examine(load_settings(), mend)
+
+    def state(check) -> str:
+        return "mended" if check.ok and check.mended else "ok" if check.ok else "FAULT"
 
     def show_text(console):
         console.print(
-            table(
-                ["", "check", "found", "what to do"],
-                [["ok" if c.ok else "FAULT", c.name, c.found, c.hint] for c in checks],
-            )
+            table(["", "check", "found", "what to do"], [[state(c), c.name, c.found, c.hint] for c in checks])
         )
 
     emit(checks, json, show_text)

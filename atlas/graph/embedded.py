@@ -14,7 +14,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import psutil
 from filelock import FileLock, Timeout
@@ -248,6 +248,26 @@ def _forget(folder: Path, state: dict[str, Any]) -> None:
 def _endpoint(state: dict[str, Any]) -> Endpoint:
     passwords = state["passwords"]
     return Endpoint(state["bolt_port"], state["http_port"], passwords["root"], passwords["reader"])
+
+
+def leftover(home: Path) -> Literal["none", "alive", "orphan", "stale"]:
+    """What server.json of `home` speaks of: a server with its owner, a Java without one, or nothing that runs."""
+    folder = home / "graph"
+    if not (folder / "server.json").exists():
+        return "none"
+    state = _state(folder)
+    if owner.same_process(state.get("owner")) is not None:
+        return "alive"
+    return "orphan" if owner.same_process(state.get("java")) is not None else "stale"
+
+
+def clear_leftover(home: Path) -> None:
+    """Stop a Java without its owner and remove a note of nothing; a living server is left alone."""
+    with FileLock(home / "graph" / "server.lock", timeout=owner.START_SECONDS + owner.STOP_SECONDS):
+        if leftover(home) == "orphan":
+            stop(home)
+        if leftover(home) == "stale":
+            (home / "graph" / "server.json").unlink(missing_ok=True)
 
 
 def is_running(folder: Path, endpoint: Endpoint) -> bool:

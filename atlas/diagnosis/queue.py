@@ -1,0 +1,105 @@
+"""Jobs and workers: jobs that nobody works at any more, and clocks that disagree."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from datetime import UTC, datetime
+
+import psutil
+from sqlalchemy import text
+from sqlalchemy.orm import Session
+
+from atlas.api import Atlas
+from atlas.catalog import audit, jobs, workers
+from atlas.catalog.tables import Worker
+from atlas.catalog.workers import HEARTBEAT_SECONDS, LOST_SECONDS
+from atlas.diagnosis.check import MEND, Check, told
+from atlas.errors import AtlasError
+
+CLOCK_SECONDS = 5.0  # hosts that agree to this are said to agree
+_RECENT = 86_400.0  # a worker silent for longer is not waited for
+
+
+def examine(atlas: Atlas, mend: bool) -> list[Check]:
+    try:
+        return [_clocks(atlas), _orphans(atlas, mend)]
+    except AtlasError as error:
+        return [told("jobs", error)]
+
+
+def _clocks(atlas: Atlas) -> Check:
+    ahead = []
+    with atlas.catalog.read() as session:
+        found = workers.rows(session)
+        if not atlas.catalog.is_sqlite:
+            there = session.scalar(text("SELECT clock_timestamp()"))
+            skew = (there - datetime.now(UTC)).total_seconds() if there is not None else 0.0
+            if abs(skew) > CLOCK_SECONDS:
+                ahead.append(
+                    f"the database's is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
+                )
+        for worker in found:
+            row = workers.get(session, worker.name)
+            skew = -workers.silent_for(row).total_seconds() if row is not None and row.stopped_at is None else 0.0
+            if skew > CLOCK_SECONDS:
+                ahead.append(
+                    f"that of the worker {worker.name} on {worker.host} is {skew:.0f} s ahead of this machine's"
+                )
+    for name, silent in _slow_clocks(atlas).items():
+        ahead.append(f"that of the worker {name} is {silent:.0f} s behind this machine's")
+    alive = sum(worker.state in ("idle", "busy") for worker in found)
+    if not ahead:
+        return Check(name="workers", ok=True, found=f"{alive} alive, {len(found) - alive} not")
+    hint = (
+        "Set the clocks of these machines by a time server: a worker whose clock is wrong is taken for dead or alive."
+    )
+    return Check(name="workers", ok=False, found="clocks disagree: " + "; ".join(ahead), hint=hint)
+
+
+def _slow_clocks(atlas: Atlas) -> dict[str, float]:
+    """Workers that look dead by their stamps but go on giving signs of life, with how far their clocks are behind."""
+
+    def stamps() -> dict[str, tuple[str, float]]:
+        with atlas.catalog.read() as session:
+            rows = [session.get_one(Worker, worker.name) for worker in workers.rows(session) if worker.state == "lost"]
+            found = {row.name: (row.alive_at, workers.silent_for(row).total_seconds()) for row in rows}
+        return {name: seen for name, seen in found.items() if seen[1] < _RECENT}
+
+    before = stamps()
+    if not before:
+        return {}
+    time.sleep(HEARTBEAT_SECONDS + 1)
+    return {name: silent for name, (at, silent) in stamps().items() if name in before and before[name][0] != at}
+
+
+def _orphans(atlas: Atlas, mend: bool) -> Check:
+    """Jobs that run at a worker that is dead or unknown: a living worker would take them over; none may come."""
+    with atlas.catalog.read() as session:
+        dead = [name for name in jobs.holders(session) if _is_dead(workers.get(session, name))]
+        orphans = [held for name in dead for held in jobs.held_by(session, name)]
+    if not orphans:
+        return Check(name="jobs", ok=True, found="none without its worker")
+    what = f"{len(orphans)} run at workers that are gone: {', '.join(dead)}"
+    if not mend:
+        return Check(
+            name="jobs", ok=False, found=what, hint=f"{MEND} It queues them again; so does a worker that starts."
+        )
+
+    def work(session: Session) -> int:
+        returned = [held.id for held in orphans if jobs.hand_back(session, held)]
+        for job_id in returned:
+            audit.record(session, "mend", job_id, queued_again=True)
+        return len(returned)
+
+    atlas._write(work, "admin")
+    return Check(name="jobs", ok=True, found=f"{what}; queued again", mended=True)
+
+
+def _is_dead(row: Worker | None) -> bool:
+    if row is None or row.stopped_at is not None:
+        return True
+    if row.host == socket.gethostname() and row.pid != os.getpid() and not psutil.pid_exists(row.pid):
+        return True
+    return workers.silent_for(row).total_seconds() > LOST_SECONDS
