@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from statistics import median
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -39,8 +40,8 @@ def speed(session: Session, group_key: str) -> Speed | None:
     """None when no job of this group has ended yet. Traces that were in the atlas already do not count."""
     query = select(Job).where(Job.group_key == group_key, Job.state == "done").order_by(Job.finished_at.desc())
     took: list[float] = []
-    tokens = characters = traced = 0
-    trace_seconds = 0.0
+    per_token: list[float] = []
+    tokens = characters = 0
     for job in session.scalars(query.limit(RECENT)):
         result = job.result or {}
         if result.get("already") or job.started_at is None or job.finished_at is None:
@@ -49,16 +50,15 @@ def speed(session: Session, group_key: str) -> Speed | None:
         took.append(seconds)
         number = (result.get("settings") or {}).get("tokens")
         if number:
-            trace_seconds += seconds
-            traced += number
+            per_token.append(seconds / number)
             if job.arguments.get("prompt"):
                 tokens += number
                 characters += len(job.arguments["prompt"])
     if not took:
         return None
-    return Speed(
-        per_job=sum(took) / len(took),
-        per_token=trace_seconds / traced if traced else None,
+    return Speed(  # medians: the first job of a worker also loads the model
+        per_job=median(took),
+        per_token=median(per_token) if per_token else None,
         tokens_per_character=tokens / characters if characters else None,
     )
 

@@ -197,6 +197,11 @@ def claim(session: Session, worker: str, kinds: Iterable[str], group: str | None
     return claimed(job)
 
 
+def any_queued(session: Session, kinds: Iterable[str]) -> bool:
+    query = select(Job.id).where(Job.state == "queued", Job.kind.in_(list(kinds))).limit(1)
+    return session.scalar(query) is not None
+
+
 def claimed(job: Job) -> Claim:
     return Claim(job.id, job.kind, job.attempts, job.author, job.group_key, job.worker or "", dict(job.arguments))
 
@@ -207,51 +212,62 @@ def held_by(session: Session, worker: str) -> list[Claim]:
     return [claimed(job) for job in session.scalars(query)]
 
 
+def held(session: Session, job_id: str, attempt: int, worker: str) -> Claim | None:
+    """That attempt at the job, if it runs at that worker now."""
+    query = select(Job).where(Job.id == job_id, Job.attempts == attempt, Job.worker == worker, Job.state == "running")
+    job = session.scalar(query)
+    return claimed(job) if job is not None else None
+
+
 def holders(session: Session) -> list[str]:
     """Names of the workers that jobs run at."""
     return sorted(set(session.scalars(select(Job.worker).where(Job.state == "running", Job.worker.is_not(None)))))  # type: ignore[arg-type]
 
 
-def owns(session: Session, held: Claim) -> bool:
-    return session.scalar(select(Job.id).where(*_owned(held))) is not None
-
-
-def report(session: Session, held: Claim, done: int, total: int, step: str) -> bool:
+def report(session: Session, claim: Claim, done: int, total: int, step: str) -> bool:
     """Note how far it is. False: the job is not this worker's any more (cancelled, or taken over)."""
     values = {"done": done, "total": total, "step": clean(step)[:200], "changed_at": now()}
-    return bool(_changed(session, _owned(held), values))
+    return bool(_changed(session, _owned(claim), values))
 
 
-def finish(session: Session, held: Claim, result: dict[str, Any]) -> bool:
+def finish(session: Session, claim: Claim, result: dict[str, Any]) -> bool:
     """Done, exactly once. False: the job is not this worker's any more."""
     at = now()
     values = {"state": "done", "result": result, "error": None, "step": "", "finished_at": at, "changed_at": at}
-    if not _changed(session, _owned(held), values):
+    if not _changed(session, _owned(claim), values):
         return False
-    audit.record(session, "job done", held.id, worker=held.worker)
+    audit.record(session, "job done", claim.id, worker=claim.worker)
     return True
 
 
-def fail(session: Session, held: Claim, error: dict[str, str]) -> bool:
+def fail(session: Session, claim: Claim, error: dict[str, str]) -> bool:
     """Failed, with type, message and hint. False: the job is not this worker's any more."""
     at = now()
     values = {"state": "failed", "error": error, "step": "", "finished_at": at, "changed_at": at}
-    if not _changed(session, _owned(held), values):
+    if not _changed(session, _owned(claim), values):
         return False
-    audit.record(session, "job failed", held.id, worker=held.worker, error=error["type"])
+    audit.record(session, "job failed", claim.id, worker=claim.worker, error=error["type"])
     return True
 
 
-def hand_back(session: Session, held: Claim) -> bool:
+def hand_back(session: Session, claim: Claim) -> bool:
     """Queue it again for whoever comes next. False: the job is not this worker's any more."""
-    return bool(_changed(session, _owned(held), _again()))
+    return bool(_changed(session, _owned(claim), _again()))
 
 
-def take_over(session: Session, held: Claim, worker: str) -> Claim | None:
-    """Make a dead worker's job this worker's, as the same attempt; None when another was quicker."""
-    if not _changed(session, _owned(held), {"worker": worker, "changed_at": now()}):
-        return None
-    return Claim(held.id, held.kind, held.attempt, held.author, held.group_key, worker, held.arguments)
+def reclaim(session: Session, claim: Claim, most: int) -> bool:
+    """Take a job from a worker that is dead: queue it again, or, after `most` attempts, let it fail."""
+    if claim.attempt >= most:
+        error = {
+            "type": "WorkerLost",
+            "message": f"{claim.attempt} workers in a row died while they did this job; the last was {claim.worker}.",
+            "hint": "It may need more memory than they have. `atlas jobs retry` tries again.",
+        }
+        return fail(session, claim, error)
+    if not hand_back(session, claim):
+        return False
+    audit.record(session, "reclaim job", claim.id, worker=claim.worker)
+    return True
 
 
 # -- as records
@@ -307,8 +323,8 @@ def _of(batch: str, author: str | None, states: Sequence[str]) -> list[ColumnEle
     return conditions if author is None else [*conditions, Job.author == author]
 
 
-def _owned(held: Claim) -> list[ColumnElement[bool]]:
-    return [Job.id == held.id, Job.state == "running", Job.worker == held.worker, Job.attempts == held.attempt]
+def _owned(claim: Claim) -> list[ColumnElement[bool]]:
+    return [Job.id == claim.id, Job.state == "running", Job.worker == claim.worker, Job.attempts == claim.attempt]
 
 
 def _changed(session: Session, conditions: Sequence[ColumnElement[bool]], values: dict[str, Any]) -> int:
