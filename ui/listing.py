@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from atlas.group_records import AnnotationRow
 from atlas.records import CircuitRow, FeatureInCircuit, Influence
 from ui import markup
 from ui.markup import Safe
@@ -68,4 +69,32 @@ def influence_table(rows: Iterable[Influence]) -> Safe:
             for row in rows
         ],
         numeric=[1, 2, 3, 4],
+    )
+
+
+def subject_link(row: AnnotationRow) -> Safe:
+    """A link to what an annotation is about."""
+    kind, _, name = row.subject.partition(":")
+    if row.subject_kind == "feature":
+        return markup.link("feature", name, feature=name)
+    if row.subject_kind == "collection":
+        return markup.link("collections", name, collection=name)
+    if row.subject_kind == "concept":
+        return markup.link("paths", name, **{"from": f"{kind}:{name}"})
+    circuit, _, part = row.subject.partition("#")
+    node = part.partition("->")[0]
+    where = {"node": "a node of ", "edge": "an edge of "}.get(row.subject_kind, "")
+    return markup.link("circuit", f"{where}{circuit}", circuit=circuit, node=node)
+
+
+DEEDS = {"add": "added", "change": "changed", "remove": "removed", "undo": "undid"}
+
+
+def annotation_table(rows: Iterable[AnnotationRow]) -> Safe:
+    return markup.table(
+        ["When", "Who", "What", "On", "Text"],
+        [
+            [when(row.created_at), row.author, f"{DEEDS[row.action]} a {row.kind}", subject_link(row), row.text]
+            for row in rows
+        ],
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 
 import streamlit as st
 
-from atlas.group_records import JobRow, WorkerRow
+from atlas.group_records import JobRow, News, WorkerRow
 from ui import markup
 from ui.listing import when
 from ui.markup import Safe
@@ -18,7 +17,6 @@ STATES = {"queued": "waiting", "running": "running", "done": "done", "failed": "
 ENDED = frozenset({"done", "failed", "cancelled"})
 ALIVE = frozenset({"idle", "busy"})
 LOOKED = "2s"  # how often a page looks again
-LONGEST_TITLE = 300
 
 
 def span(seconds: float | None) -> str:
@@ -56,7 +54,7 @@ def bar(done: int, total: int, what: str) -> Safe:
     return markup.tag("progress", value=str(min(done, total)), max=str(total), aria_label=what)
 
 
-def _meta(job: JobRow) -> Safe:
+def _meta(job: JobRow, brief: bool) -> Safe:
     pieces: list[object] = []
     if job.kind != "trace":
         pieces.append({"label": "labelling", "rebuild": "rebuilding the graph"}.get(job.kind, job.kind))
@@ -71,39 +69,38 @@ def _meta(job: JobRow) -> Safe:
         pieces.append(f"worker {job.worker}")
     if job.attempts > 1:
         pieces.append(f"attempt {job.attempts}")
-    pieces.append(f"by {job.author}")
-    if job.batch:
+    if not brief:
+        pieces.append(f"by {job.author}")
+    if job.batch and not brief:
         pieces.append(markup.link("jobs", job.batch, batch=job.batch))
     took = None
     if job.finished_at and job.started_at:
         took = (age(job.started_at) or 0) - (age(job.finished_at) or 0)
     pieces.append(when(job.finished_at or job.created_at) + (f", took {span(took)}" if took is not None else ""))
+    pieces.append(markup.link("jobs", "details", job=job.id))
     joined = [pieces[0], *(piece for rest in pieces[1:] for piece in (" · ", rest))]
-    return markup.tag("p", *joined, " · ", markup.link("jobs", "details", job=job.id), cls="ca-meta")
+    return markup.tag("p", *joined, cls="ca-meta")
 
 
-def job_card(job: JobRow) -> Safe:
-    """One job in a few lines: what it is, how far, why it failed, and its circuit."""
+def job_card(job: JobRow, brief: bool = False) -> Safe:
+    """One job in a few lines: what it is, how far, why it failed, and its circuit. `brief`: without whose it is."""
     title = markup.visible(job.title)
-    if len(title) > LONGEST_TITLE:
-        title = title[:LONGEST_TITLE] + " ..."
     name = markup.link("circuit", title, circuit=job.circuit) if job.circuit else title
     return markup.tag(
         "div",
         markup.tag("p", state_chip(job.state), markup.tag("span", name, cls="ca-job-title"), cls="ca-line"),
         bar(job.done, job.total, f"progress of {title}") if job.state == "running" else "",
         markup.tag("p", markup.ticked(job.error), cls="ca-why") if job.error else "",
-        _meta(job),
+        _meta(job, brief),
         cls="ca-job",
         data_job=job.id,
         data_state=job.state,
     )
 
 
-def counted_states(rows: Iterable[JobRow]) -> str:
+def counted_states(counts: dict[str, int]) -> str:
     """'2 waiting, 1 running', in the order of a job's life."""
-    counts = Counter(row.state for row in rows)
-    return ", ".join(f"{counts[state]:,} {word}" for state, word in STATES.items() if counts[state])
+    return ", ".join(f"{counts[state]:,} {word}" for state, word in STATES.items() if counts.get(state))
 
 
 def worker_table(rows: Sequence[WorkerRow], titles: dict[str, str]) -> Safe:
@@ -141,6 +138,10 @@ def nobody_works() -> None:
             role="status",
         )
     )
+
+
+def any_news(news: News) -> bool:
+    return bool(news.circuit_count or news.labels or news.annotations or news.jobs)
 
 
 def may_write(role: str) -> bool:

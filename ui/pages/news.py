@@ -1,7 +1,70 @@
-"""What is new."""
+"""What others did since one's last visit, and one's own jobs that ended. Read only when the reader says so: looking at the
+page again, or on another machine, shows the same until then."""
 
 from __future__ import annotations
 
-from ui.shared import begin
+import streamlit as st
 
-begin("news")
+from atlas.group_records import News
+from ui import markup, work
+from ui.listing import annotation_table, circuit_table, when
+from ui.shared import begin, get_atlas, guarded, heading, note, show
+
+begin("What is new")
+
+
+def read_until(time: str) -> None:
+    with guarded():
+        get_atlas().visited(time)
+
+
+def numbers(news: News) -> None:
+    counts = (
+        (news.circuit_count, "circuits by others"),
+        (news.labels, "labels by others"),
+        (len(news.annotations), "notes, tags and names by others"),
+        (len(news.jobs), "own jobs that ended"),
+    )
+    show(
+        markup.tag(
+            "div",
+            *(
+                markup.tag("div", markup.tag("b", f"{n:,}{'' if n != 50 else '+'}"), markup.tag("span", what))
+                for n, what in counts
+                if n
+            ),
+            cls="ca-numbers",
+        )
+    )
+
+
+with guarded():
+    news = get_atlas().news()
+if news.since:
+    note(f"Since {when(news.since)} UTC, when you marked everything as read.")
+else:
+    note("You have not marked anything as read yet, so everything is new.")
+if not work.any_news(news):
+    note("Nothing since then. Circuits, labels and annotations by others appear here, and your own jobs when they end.")
+    st.stop()
+st.button(
+    "Mark all as read",
+    on_click=read_until,
+    args=(news.until,),
+    type="primary",
+    help="Until you press it, all this stays new. What came after this page was opened stays new in any case.",
+)
+numbers(news)
+if news.jobs:
+    heading("Your jobs that ended")
+    show(*(work.job_card(job) for job in news.jobs))
+if news.annotations:
+    heading("Notes, tags and names")
+    show(annotation_table(news.annotations))
+if news.circuits:
+    heading("Circuits")
+    show(circuit_table(news.circuits))
+    if news.circuit_count > len(news.circuits):
+        note(f"The newest {len(news.circuits)} of {news.circuit_count:,}.")
+if news.labels:
+    note(f"{markup.counted(news.labels, 'label')} by others; the page of a feature shows who wrote which.")
