@@ -161,7 +161,6 @@ def _circuits(session: Session) -> Iterator[CircuitLine]:
             entry = entries[circuit_id]
             yield CircuitLine.model_construct(
                 id=circuit_id,
-                name=entry.name,
                 verdict=entry.verdict,
                 counted=entry.counted,
                 created_at=entry.created_at,

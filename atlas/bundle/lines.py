@@ -72,7 +72,7 @@ Count = Annotated[int, Field(ge=0, lt=2**31)]
 class Part(BaseModel):
     """Something within a line."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, ser_json_bytes="base64")
+    model_config = ConfigDict(extra="forbid", strict=True)
 
 
 class Line(Part):
@@ -141,11 +141,13 @@ class PinPart(Signed):
 
 
 class CircuitLine(Line):
-    """What the catalog knows of a circuit beside its file. `counted`: the one of several replicates that counts."""
+    """What the catalog knows of a circuit beside its file. `counted`: the one of several replicates that counts.
+
+    Its name is in the file, unless the annotation log says another.
+    """
 
     kind = "circuits"
     id: CircuitId
-    name: Text
     verdict: Name
     counted: bool
     created_at: Time
@@ -302,14 +304,14 @@ class FactLine(Line):
         return self.name
 
 
-# In the order in which they are written and read: what others refer to comes first.
+# In the order in which they are written and merged: the log first, because names of circuits and features hang on it.
 EXPORT_LINES: tuple[type[Line], ...] = (
     ModelLine,
+    AnnotationLine,
     CircuitLine,
     LabelLine,
     CollectionLine,
     ConceptLine,
-    AnnotationLine,
     AuditLine,
 )
 BACKUP_LINES: tuple[type[Line], ...] = (*EXPORT_LINES, PersonLine, JobLine, FactLine)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
+from atlas.annotating import follow
 from atlas.bundle.lines import (
     AnnotationLine,
     AuditLine,
@@ -22,8 +22,7 @@ from atlas.bundle.lines import (
     Signed,
     TranscoderSet,
 )
-from atlas.catalog import annotations as notes
-from atlas.catalog import circuits, models, outbox
+from atlas.catalog import annotation_log, circuits, collections, models, outbox
 from atlas.catalog import labels as label_store
 from atlas.catalog.labels import EncoderRecord
 from atlas.catalog.tables import (
@@ -44,6 +43,7 @@ from atlas.catalog.tables import (
     Supernode,
 )
 from atlas.circuit import Circuit, ModelRef, SetRef
+from atlas.circuit_file import from_bytes
 from atlas.errors import NotFound
 from atlas.records import Added
 
@@ -144,7 +144,13 @@ def _merge_set(session: Session, part: TranscoderSet, model_id: str, model: str,
 # -- circuits
 
 
-def merge_circuits(session: Session, batch: Sequence[tuple[CircuitLine, Circuit, bytes]], sign: Signer) -> Tally:
+def merge_circuits(
+    session: Session,
+    batch: Sequence[tuple[CircuitLine, Circuit, bytes]],
+    sign: Signer,
+    collection: str | None = None,
+) -> Tally:
+    """`collection`: put them there, whether they are new or not."""
     tally = Tally()
     for line, circuit, blob in batch:
         new = not circuits.exists(session, line.id)
@@ -154,13 +160,16 @@ def merge_circuits(session: Session, batch: Sequence[tuple[CircuitLine, Circuit,
         )
         if new:
             entry = circuits.insert_circuit(session, circuit, blob)
-            entry.name, entry.verdict = line.name, line.verdict
-            entry.search_text = f"{line.name}\n{entry.prompt}".casefold()
+            entry.verdict = line.verdict
+            if name := annotation_log.name_of(session, line.id):
+                circuits.rename(session, line.id, name)
             entry.created_at, entry.created_by = line.created_at, sign(line.created_by)
         grouped = _merge_annotations(session, line, sign, tally)
         if new or grouped:
             tally.announced.append(outbox.announce(session, "put", line.id))
     session.flush()
+    if collection is not None and sum(collections.put(session, collection, line.id) for line, _, _ in batch):
+        tally.announced.append(outbox.announce(session, "collection", collection))
     return tally
 
 
@@ -187,7 +196,8 @@ def _merge_annotations(session: Session, line: CircuitLine, sign: Signer, tally:
                 Pin(circuit_id=line.id, node_key=pin.node_key, resolved=pin.resolved, ordinal=place, **_by(pin, sign))
             )
     ids = set(session.scalars(select(Supernode.id).where(Supernode.circuit_id == line.id)))
-    groups = {(s.name, frozenset(s.node_keys)) for s in notes.supernodes(session, line.id)}
+    rows = session.execute(select(Supernode.name, Supernode.node_keys).where(Supernode.circuit_id == line.id))
+    groups = {(name, frozenset(keys)) for name, keys in rows}
     changed = False
     for group in line.supernodes:
         new = group.id not in ids and (group.name, frozenset(group.node_keys)) not in groups
@@ -201,6 +211,15 @@ def _merge_annotations(session: Session, line: CircuitLine, sign: Signer, tally:
 
 
 # -- labels
+
+
+@dataclass(frozen=True)
+class Embeddings:
+    """By label id: float32 little-endian bytes and the name of the encoder that made them. `encoder`: the atlas's own,
+    to be remembered when these are its first."""
+
+    vectors: dict[str, tuple[bytes, str]]
+    encoder: EncoderRecord | None = None
 
 
 def fresh_labels(session: Session, batch: Sequence[LabelLine]) -> list[LabelLine]:
@@ -219,35 +238,27 @@ def fresh_labels(session: Session, batch: Sequence[LabelLine]) -> list[LabelLine
 
 
 def merge_labels(
-    session: Session,
-    batch: Sequence[LabelLine],
-    sign: Signer,
-    vectors: dict[str, np.ndarray],
-    encoder: EncoderRecord | None,
+    session: Session, fresh: Sequence[LabelLine], seen: int, sign: Signer, embeddings: Embeddings
 ) -> Tally:
-    """`vectors`: (dimension,) float32 by label id, all made by `encoder`."""
-    tally = Tally()
-    fresh = fresh_labels(session, batch)
-    tally.added["labels"] += len(fresh)
-    tally.known["labels"] += len(batch) - len(fresh)
+    """`fresh` are those of `seen` labels that `fresh_labels` found new."""
+    tally = Tally(added=Counter(labels=len(fresh)), known=Counter(labels=seen - len(fresh)))
     if not fresh:
         return tally
-    if encoder is not None and vectors and label_store.encoder(session) is None:
-        label_store.remember_encoder(session, encoder)
-    session.execute(insert(Label), [_label_row(line, sign, vectors.get(line.id), encoder) for line in fresh])
+    if embeddings.encoder is not None and embeddings.vectors and label_store.encoder(session) is None:
+        label_store.remember_encoder(session, embeddings.encoder)
+    session.execute(insert(Label), [_label_row(line, sign, embeddings) for line in fresh])
+    for feature in {line.feature for line in fresh if line.method == label_store.PERSON}:
+        names = annotation_log.of_subject(session, f"feature:{feature}", "name")
+        label_store.settle_names(session, feature, {state.said.id for state in names})
     keys = list(dict.fromkeys(line.feature for line in fresh))
     tally.announced.append(outbox.announce(session, "features", keys=keys))
     return tally
 
 
-def _label_row(
-    line: LabelLine, sign: Signer, vector: np.ndarray | None, encoder: EncoderRecord | None
-) -> dict[str, Any]:
+def _label_row(line: LabelLine, sign: Signer, embeddings: Embeddings) -> dict[str, Any]:
     row = line.model_dump(exclude={"author", "created_at"}) | _by(line, sign)
-    row["rank"] = label_store.rank(line.method)
-    row["embedding"] = None if vector is None else np.ascontiguousarray(vector, "<f4").tobytes()
-    row["encoder"] = encoder.name if vector is not None and encoder is not None else None
-    return row
+    vector, encoder = embeddings.vectors.get(line.id, (None, None))
+    return row | {"rank": label_store.rank(line.method), "embedding": vector, "encoder": encoder}
 
 
 # -- what has a name
@@ -294,16 +305,27 @@ def merge_concepts(session: Session, batch: Sequence[ConceptLine], sign: Signer)
 
 
 def merge_log(session: Session, batch: Sequence[AnnotationLine], sign: Signer) -> Tally:
-    """Entries of the annotation log."""
+    """Entries of the annotation log. What hangs on it (names, groups of nodes) follows for what the atlas has already."""
     known = set(session.scalars(select(Annotation.id).where(Annotation.id.in_([line.id for line in batch]))))
-    rows = []
-    for line in batch:
-        if line.id not in known:
-            row = line.model_dump(exclude={"annotation", "author", "created_at"}) | _by(line, sign)
-            rows.append(row | {"kind": line.annotation})
-    if rows:
-        session.execute(insert(Annotation), rows)
-    return Tally(added=Counter(annotations=len(rows)), known=Counter(annotations=len(batch) - len(rows)))
+    fresh = [line for line in batch if line.id not in known]
+    tally = Tally(added=Counter(annotations=len(fresh)), known=Counter(annotations=len(known)))
+    if not fresh:
+        return tally
+    rows = [line.model_dump(exclude={"annotation", "author", "created_at"}) | _by(line, sign) for line in fresh]
+    kinds = [{"kind": line.annotation} for line in fresh]
+    session.execute(insert(Annotation), [row | kind for row, kind in zip(rows, kinds, strict=True)])
+    said = {(line.subject_kind, line.subject, line.circuit_id, line.annotation) for line in fresh}
+    for subject_kind, subject, circuit_id, kind in sorted(said, key=repr):
+        about = annotation_log.Subject(subject_kind, subject, circuit_id)
+        original = _original_name(session, circuit_id) if kind == "name" and subject_kind == "circuit" else None
+        tally.announced += follow(session, about, kind, original)
+    return tally
+
+
+def _original_name(session: Session, circuit_id: str | None) -> str | None:
+    if circuit_id is None or not circuits.exists(session, circuit_id):
+        return None
+    return from_bytes(circuits.blob(session, circuit_id)).record.name
 
 
 def merge_audit(session: Session, batch: Sequence[AuditLine], mark: dict[str, str]) -> Tally:
@@ -313,11 +335,3 @@ def merge_audit(session: Session, batch: Sequence[AuditLine], mark: dict[str, st
     if rows:
         session.execute(insert(Audit), rows)
     return Tally(added=Counter(audit=len(rows)), known=Counter(audit=len(batch) - len(rows)))
-
-
-MERGES: dict[type, Callable[..., Tally]] = {
-    ModelLine: merge_models,
-    CollectionLine: merge_collections,
-    ConceptLine: merge_concepts,
-    AnnotationLine: merge_log,
-}

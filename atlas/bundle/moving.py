@@ -3,33 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from sqlalchemy.orm import Session
 
 from atlas import access
 from atlas.api import Atlas
-from atlas.base import LABEL_BATCH
 from atlas.bundle.archive import BundleReader, Manifest
-from atlas.bundle.check import check_whole, circuit_of, lines
+from atlas.bundle.check import check_whole
 from atlas.bundle.gather import Report
-from atlas.bundle.lines import AnnotationLine, AuditLine, CircuitLine, CollectionLine, ConceptLine, LabelLine, ModelLine
-from atlas.bundle.merge import MERGES, Signer, Tally, fresh_labels, merge_audit, merge_circuits, merge_labels
+from atlas.bundle.lines import AuditLine, LabelLine
+from atlas.bundle.merge import Embeddings, Signer, Tally, fresh_labels, merge_audit
+from atlas.bundle.run import Run
 from atlas.bundle.writing import replacing, write_bundle
-from atlas.catalog import audit, collections, outbox
+from atlas.catalog import audit, collections
 from atlas.catalog.labels import EncoderRecord
-from atlas.catalog.values import chunks
-from atlas.circuit import Circuit
 from atlas.errors import UsageError
 from atlas.records import BundleImport, ImportResult, LoadedFile, Record
-
-_BATCH = 500
-_BATCH_BYTES = 32 * 2**20  # of circuit files in one transaction
 
 
 class Exported(Record):
@@ -73,150 +66,72 @@ def import_bundle(
         is_admin = access.current_role(session, atlas.identity) == "admin"
     with BundleReader(Path(path), atlas.settings.import_max_bytes) as reader:
         check_whole(reader, report)
-        run = _Import(atlas, reader, Signer(atlas.actor, is_admin), report, group)
-        result = run.everything(is_admin)
-    atlas._projector.finish(run.tally.announced, progress)
-    result.seconds = time.monotonic() - began
-    loaded = [LoadedFile(path=str(path), **added.model_dump()) for added in run.tally.circuits]
-    return ImportResult(loaded=loaded, bundles=[result])
-
-
-class _Import:
-    """One checked bundle on its way into one atlas, a batch a transaction; a kill leaves whole batches, and it may be
-    run again."""
-
-    def __init__(
-        self, atlas: Atlas, reader: BundleReader, sign: Signer, report: Report, collection: str | None
-    ) -> None:
-        self.atlas = atlas
-        self.reader = reader
-        self.sign = sign
-        self.report = report
-        self.collection = collection
-        self.tally = Tally()
-
-    def everything(self, is_admin: bool) -> BundleImport:
-        manifest = self.reader.manifest
-        self._records(ModelLine)
-        self._circuits()
-        self._labels()
-        for kind in (CollectionLine, ConceptLine, AnnotationLine):
-            self._records(kind)
+        manifest = reader.manifest
+        run = Run(reader, Signer(atlas.actor, is_admin), atlas._write, report, group)
+        run.contents(_Embedder(atlas, reader))
         left_out = {kind: manifest.counts.get(kind, 0) for kind in ("people", "jobs", "facts")}
         if is_admin:
-            mark = {"imported_by": self.atlas.actor}
-            for batch in chunks(lines(self.reader, AuditLine), _BATCH):
-                self._write(partial(merge_audit, batch=batch, mark=mark), "admin")
+            run.records(AuditLine, partial(merge_audit, mark={"imported_by": atlas.actor}))
         else:
             left_out["audit"] = manifest.counts.get("audit", 0)
-        self._sign_off()
-        return BundleImport(
-            path=str(self.reader.path),
-            made_at=manifest.made_at,
-            made_by=manifest.made_by,
-            added=_without_zeros(self.tally.added),
-            already=_without_zeros(self.tally.known),
-            left_out=_without_zeros(left_out),
-            conflicts=self.tally.conflicts,
-            signed="" if self.sign.vouches else self.sign("NAME"),
-        )
+    added = _without_zeros(run.tally.added)
+    if added:
+        run.write(partial(_sign_off, manifest, Path(path).name, added))
+    atlas._projector.finish(run.tally.announced, progress)
+    result = BundleImport(
+        path=str(path),
+        made_at=manifest.made_at,
+        made_by=manifest.made_by,
+        added=added,
+        already=_without_zeros(run.tally.known),
+        left_out=_without_zeros(left_out),
+        conflicts=run.tally.conflicts,
+        signed="" if is_admin else run.sign("NAME"),
+        seconds=time.monotonic() - began,
+    )
+    return ImportResult(
+        loaded=[LoadedFile(path=str(path), **added.model_dump()) for added in run.tally.circuits], bundles=[result]
+    )
 
-    def _write(self, work: Callable[[Session], Tally], role: access.Role = "editor") -> Tally:
-        done = self.atlas._write(work, role)
-        self.tally += done
-        return done
 
-    def _records(self, kind: type[Any]) -> None:
-        total, done = self.reader.manifest.counts.get(kind.kind, 0), 0
-        for batch in chunks(lines(self.reader, kind), _BATCH):
-            self._write(partial(MERGES[kind], batch=batch, sign=self.sign))
-            done += len(batch)
-            self.report(done, total, kind.kind)
+class _Embedder:
+    """Embeddings of the encoder that the atlas uses are kept; labels without one are embedded here."""
 
-    def _circuits(self) -> None:
-        total, done = self.reader.manifest.counts.get(CircuitLine.kind, 0), 0
-        for batch in self._circuit_batches():
-            self._write(partial(self._put_circuits, batch=batch))
-            done += len(batch)
-            self.report(done, total, "circuits")
+    def __init__(self, atlas: Atlas, reader: BundleReader) -> None:
+        said = reader.manifest.encoder
+        # of the embeddings stored here, else of those that would be stored, else the file's
+        self._used = atlas._graph_encoder() or (EncoderRecord(said.name, said.dimension) if said else None)
+        self._atlas = atlas
 
-    def _circuit_batches(self) -> Iterator[list[tuple[CircuitLine, Circuit, bytes]]]:
-        """Those that count among their replicates come first, so that they count here, too."""
-        batch: list[tuple[CircuitLine, Circuit, bytes]] = []
-        size = 0
-        for line in chain(
-            (line for line in lines(self.reader, CircuitLine) if line.counted),
-            (line for line in lines(self.reader, CircuitLine) if not line.counted),
-        ):
-            circuit, blob = circuit_of(self.reader, line.id)
-            batch.append((line, circuit, blob))
-            size += len(blob)
-            if size > _BATCH_BYTES or len(batch) >= _BATCH:
-                yield batch
-                batch, size = [], 0
-        if batch:
-            yield batch
-
-    def _put_circuits(self, session: Session, batch: Sequence[tuple[CircuitLine, Circuit, bytes]]) -> Tally:
-        tally = merge_circuits(session, batch, self.sign)
-        if self.collection is not None:
-            put = [collections.put(session, self.collection, line.id) for line, _, _ in batch]
-            if any(put):
-                tally.announced.append(outbox.announce(session, "collection", self.collection))
-        return tally
-
-    def _labels(self) -> None:
-        """Embeddings of the encoder that this atlas uses are kept, the other texts are embedded again."""
-        total, done = self.reader.manifest.counts.get(LabelLine.kind, 0), 0
-        encoder = self._encoder()
-        for batch in chunks(lines(self.reader, LabelLine), LABEL_BATCH):
-            with self.atlas.catalog.read() as session:
-                fresh = fresh_labels(session, batch)
-            vectors = self._vectors(fresh, encoder)
-            self._write(partial(merge_labels, batch=batch, sign=self.sign, vectors=vectors, encoder=encoder))
-            done += len(batch)
-            self.report(done, total, "labels")
-
-    def _encoder(self) -> EncoderRecord | None:
-        """Of the embeddings stored here, else of those that would be stored, else of the file's."""
-        here = self.atlas._graph_encoder()
-        said = self.reader.manifest.encoder
-        return here or (EncoderRecord(said.name, said.dimension) if said else None)
-
-    def _vectors(self, fresh: Sequence[LabelLine], encoder: EncoderRecord | None) -> dict[str, np.ndarray]:
-        if encoder is None:
-            return {}
-        found, missing = {}, []
-        for line in fresh:
-            vector = line.vector if line.encoder == encoder.name else None
-            if vector is not None and len(vector) == encoder.dimension and np.isfinite(vector).all():
-                found[line.id] = vector
-            else:
-                missing.append(line)
-        own = self.atlas._load_encoder() if missing else None
-        if own is not None and EncoderRecord(own.name, own.dimension) == encoder:
+    def __call__(self, batch: Sequence[LabelLine]) -> Embeddings:
+        used = self._used
+        if used is None:
+            return Embeddings({})
+        with self._atlas.catalog.read() as session:
+            fresh = fresh_labels(session, batch)
+        kept = {line.id: line.embedding for line in fresh if _usable(line, used)}
+        missing = [line for line in fresh if line.id not in kept]
+        own = self._atlas._load_encoder() if missing else None
+        if own is not None and EncoderRecord(own.name, own.dimension) == used:
             made = own.encode([line.text for line in missing])
-            found |= {line.id: vector for line, vector in zip(missing, made, strict=True)}
-        return found
+            kept |= {line.id: vector.astype("<f4").tobytes() for line, vector in zip(missing, made, strict=True)}
+        return Embeddings({label_id: (vector, used.name) for label_id, vector in kept.items() if vector}, used)
 
-    def _sign_off(self) -> None:
-        """One entry of the audit log says who brought what, and from where."""
-        manifest = self.reader.manifest
-        counts = _without_zeros(self.tally.added)
 
-        def work(session: Session) -> Tally:
-            audit.record(
-                session,
-                "import",
-                self.reader.path.name,
-                added=counts,
-                made_by=manifest.made_by,
-                made_at=manifest.made_at,
-            )
-            return Tally()
+def _usable(line: LabelLine, encoder: EncoderRecord) -> bool:
+    vector = line.vector
+    return (
+        vector is not None
+        and line.encoder == encoder.name
+        and len(vector) == encoder.dimension
+        and bool(np.isfinite(vector).all())
+    )
 
-        if counts:
-            self._write(work)
+
+def _sign_off(manifest: Manifest, file: str, added: dict[str, int], session: Session) -> Tally:
+    """One entry of the audit log says who brought what, and from where."""
+    audit.record(session, "import", file, added=added, made_by=manifest.made_by, made_at=manifest.made_at)
+    return Tally()
 
 
 def _without_zeros(counts: dict[str, int]) -> dict[str, int]:
