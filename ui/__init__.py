@@ -6,7 +6,11 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Ask": ("search", "paths", "compare", "cypher"),
     "Circuits": ("circuit", "feature"),
     "Work": ("trace", "jobs"),
-    "Group": ("news",),
+    "Group": ("news", "people",),
 }
 PAGES = tuple(page for pages in SECTIONS.values() for page in pages)
-TITLES = {"circuit": "All circuits", "feature": "A feature", "news": "What is new"}  # where the name alone would mislead
+TITLES = {
+    "circuit": "All circuits",
+    "feature": "A feature",
+    "news": "What is new",
+}  # where the name alone would mislead

@@ -16,15 +16,19 @@ import streamlit  # noqa: F401  imported so that a missing extra is noticed here
 
 from atlas.errors import AtlasError, UsageError
 from atlas.settings import load_settings
+from ui.gate import LOOPBACK
 
 HOST = "127.0.0.1"
+EVERYWHERE = {"0.0.0.0", "::"}
 USUAL_PORT = 8501
 START_SECONDS = 60
 _FLAGS = {
-    "server.address": HOST,
     "server.headless": "true",
     "server.fileWatcherType": "none",
     "server.enableStaticServing": "false",
+    "server.enableCORS": "true",
+    "server.enableXsrfProtection": "true",
+    "server.maxUploadSize": "64",
     "browser.serverAddress": HOST,
     "browser.gatherUsageStats": "false",
     "client.toolbarMode": "minimal",
@@ -37,25 +41,44 @@ _FLAGS = {
 
 
 def launch(
-    port: int | None = None, open_browser: bool = True, home: str | Path | None = None
+    port: int | None = None,
+    open_browser: bool = True,
+    home: str | Path | None = None,
+    *,
+    host: str = HOST,
+    accounts: bool | None = None,
+    https: bool | None = None,
 ) -> tuple[subprocess.Popen[bytes], str]:
     """Start the pages and wait until they answer: (process, address). The caller ends the process.
 
-    `port` None takes 8501 when free, else any free one. The server writes its log to `ui.log` in the atlas home. Raises
-    UsageError when the port is taken and AtlasError when the server does not come up.
+    `port` None takes 8501 when free, else any free one. `host`: where to listen. `accounts`: ask for a sign-in, `https`: a
+    proxy in front speaks it; None = as the settings say. The server writes its log to `ui.log` in the atlas home. Raises
+    UsageError when the port is taken, or when pages without accounts were to listen for other machines, and AtlasError when
+    the server does not come up.
     """
     settings = load_settings(**({"home": Path(home)} if home else {}))
-    settings.home.mkdir(parents=True, exist_ok=True)
-    port = _port(port)
-    log = settings.home / "ui.log"
     environment = {**os.environ, "ATLAS_HOME": str(settings.home)}
-    flags = [f"--{name}={value}" for name, value in {**_FLAGS, "server.port": str(port)}.items()]
-    command = [sys.executable, "-m", "streamlit", "run", str(files("ui.app") / "main.py"), *flags]
+    if accounts is not None:
+        environment["ATLAS_ACCOUNTS"] = str(accounts)
+    if https is not None:
+        environment["ATLAS_HTTPS"] = str(https)
+    if host not in LOOPBACK and not (settings.accounts if accounts is None else accounts):
+        raise UsageError(
+            "Pages without accounts listen on this machine only.", "`atlas serve` offers them to people with accounts."
+        )
+    settings.home.mkdir(parents=True, exist_ok=True)
+    port = _port(host, port)
+    log = settings.home / "ui.log"
+    flags = [
+        f"--{name}={value}" for name, value in {**_FLAGS, "server.address": host, "server.port": str(port)}.items()
+    ]
+    command = [sys.executable, "-m", "streamlit", "run", str(files("ui") / "asgi.py"), *flags]
     with log.open("ab") as output:
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment, cwd=Path.cwd()
         )
-    url = f"http://{HOST}:{port}"
+    reached = HOST if host in EVERYWHERE else host
+    url = f"http://[{reached}]:{port}" if ":" in reached else f"http://{reached}:{port}"
     deadline = time.monotonic() + START_SECONDS
     try:
         while not _healthy(url):
@@ -80,12 +103,12 @@ def end(process: subprocess.Popen[bytes]) -> None:
         process.wait()
 
 
-def _port(wanted: int | None) -> int:
+def _port(host: str, wanted: int | None) -> int:
     for candidate in [wanted] if wanted else [USUAL_PORT, 0]:
-        with socket.socket() as probe:
+        with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
-                probe.bind((HOST, candidate))
+                probe.bind((host, candidate))
             except OSError:
                 continue
             return int(probe.getsockname()[1])

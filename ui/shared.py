@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import streamlit as st
 
 from atlas.api import Atlas
-from atlas.errors import AtlasError
+from atlas.errors import AccessDenied, AtlasError
 from atlas.settings import load_settings
-from ui import markup
+from ui import auth, markup
 
 log = logging.getLogger(__name__)
 
@@ -33,10 +35,43 @@ def _warm(atlas: Atlas) -> None:
         atlas.encoder  # noqa: B018
 
 
-def get_atlas() -> Atlas:
-    """The atlas that the settings name, shared by all pages and readers of this server."""
+def server_atlas() -> Atlas:
+    """The atlas that the settings name, of this server: nobody's, so not for pages."""
     settings = load_settings()
     return _open(str(settings.home), settings.catalog_url, settings.graph_url)
+
+
+def get_atlas() -> Atlas:
+    """The atlas for whoever reads: with accounts the person signed in, looked up anew, else the local one.
+
+    Ends the page with the way in for anybody who is not, or no longer, signed in.
+    """
+    atlas = server_atlas()
+    if not atlas.settings.accounts:
+        return atlas
+    try:
+        return auth.person_at(atlas)
+    except AccessDenied as error:
+        auth.way_in(error)
+        st.stop()
+
+
+def fragment(function: Callable[..., None] | None = None, *, run_every: str | None = None) -> Any:
+    """`st.fragment`, which reruns a part of a page alone, with a look first whether the reader is still signed in.
+
+    Everything else a page does goes through `get_atlas` at each run; a fragment may still hold what it gave before.
+    """
+    if function is None:
+        return functools.partial(fragment, run_every=run_every)
+
+    @st.fragment(run_every=run_every)
+    @functools.wraps(function)
+    def looked_up(*arguments: Any, **named: Any) -> None:
+        with guarded():
+            get_atlas()
+        function(*arguments, **named)
+
+    return looked_up
 
 
 def show(*pieces: object) -> None:

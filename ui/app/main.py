@@ -11,6 +11,8 @@ from importlib.resources import files
 import streamlit as st
 
 from ui import SECTIONS, TITLES
+from ui.auth import account_bar, current_user
+from ui.shared import guarded
 
 
 def page(name: str) -> st.Page:
@@ -20,7 +22,12 @@ def page(name: str) -> st.Page:
 
 
 st.set_page_config(page_title="Circuit Atlas", layout="wide")
+with guarded():
+    person = current_user()
+if person is not None:
+    account_bar(person)
+hidden = set() if person is not None else {"people"}  # a laptop has no accounts
 st.navigation(
-    {section: [page(name) for name in names] for section, names in SECTIONS.items()},
+    {section: [page(name) for name in names if name not in hidden] for section, names in SECTIONS.items()},
     position="top",  # the canvas needs the width
 ).run()
