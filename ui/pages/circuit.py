@@ -13,7 +13,7 @@ from ui import cards, explain, markup, view
 from ui.canvas import contract
 from ui.canvas.component import bridge, canvas
 from ui.listing import circuit_name, circuit_table, when
-from ui.shared import asked, begin, get_atlas, guarded, heading, note, problem, remember, show
+from ui.shared import asked, begin, fragment, get_atlas, guarded, heading, note, problem, remember, show
 
 SLOT = "circuit"
 NODES_LISTED = 100
@@ -77,7 +77,7 @@ def on_selection() -> None:
     remember(circuit=circuit_id, node=chosen.click, pins=view.address_pins(chosen, detail.pins), path=asked("path"))
 
 
-@st.fragment
+@fragment
 def chosen_card() -> None:
     now = current_view()
     bridge(SLOT, now.to_data(), "bridge", on_selection)
@@ -208,7 +208,7 @@ def origin_tab() -> None:
             )
 
 
-@st.fragment
+@fragment
 def nodes_tab() -> None:
     left, right = st.columns([3, 1])
     text = left.text_input("Filter nodes by name, token or key", key="node_filter").strip().casefold()

@@ -10,7 +10,7 @@ from atlas.group_records import TraceRequest
 from atlas.jobs import SHIPPED, check_request
 from atlas.prompt_files import read_prompts
 from ui import markup, work
-from ui.shared import asked, begin, get_atlas, guarded, heading, note, problem, remember, show
+from ui.shared import asked, begin, fragment, get_atlas, guarded, heading, note, problem, remember, show
 
 LISTED = 20  # rows of a preview, and jobs that are followed one by one
 CIRCUITS_FROM = 500  # circuits looked through for models and sets
@@ -208,7 +208,7 @@ def _preview(request: TraceRequest) -> list[object]:
     return [markup.visible(what)[:300], request.profile or request.model, ", ".join(options) or "–"]
 
 
-@st.fragment(run_every=work.LOOKED)
+@fragment(run_every=work.LOOKED)
 def queue_now() -> None:
     """How full the queue is and who works."""
     with guarded():
@@ -230,7 +230,7 @@ def queue_now() -> None:
         work.nobody_works()
 
 
-@st.fragment(run_every="1s")
+@fragment(run_every="1s")
 def followed(job: str, batch: str) -> None:
     """What was enqueued last, as it goes on."""
     with guarded():
