@@ -61,7 +61,6 @@ class RemoteAtlas(Atlas):
         try:
             about = self._json(self._send("GET", "about", again=True))
             self.identity = Identity(about["person"]["name"], about["person"]["role"])
-            self._meaning = bool(about["meaning"])
         except (KeyError, TypeError):
             self.close()
             raise self._stranger() from None
@@ -74,8 +73,8 @@ class RemoteAtlas(Atlas):
 
     @property
     def searches_by_meaning(self) -> bool:
-        """As of when it was opened."""
-        return self._meaning
+        """Whether `search` there compares meanings, or full text only."""
+        return bool(self._json(self._send("GET", "meaning", again=True)))
 
     def close(self) -> None:
         """Let go of the connections."""

@@ -18,7 +18,8 @@ from atlas import circuit_file, people
 from atlas.api import Atlas
 from atlas.errors import AccessDenied, AtlasError, NotFound, UsageError
 from atlas.group_records import PersonRow
-from atlas.http.faults import ErrorDocument, NotSignedIn, document, status_of
+from atlas.http import docs
+from atlas.http.faults import ErrorDocument, NotSignedIn, WrongContentType, document, status_of
 from atlas.http.guard import Guard
 from atlas.http.verbs import VERBS, Verb
 from atlas.plain import plain
@@ -46,7 +47,6 @@ class About(Record):
 
     version: str
     verbs: list[str]
-    meaning: bool
     person: PersonRow
 
 
@@ -72,6 +72,7 @@ def make_app(atlas: Atlas, signed_in: SignedIn | None = None) -> FastAPI:
         _add_verb(app, verb)
     _add_files(app)
     _add_about(app)
+    _add_docs(app)
     settings = atlas.settings
     app.add_middleware(Guard, json_bytes=settings.http_max_body_bytes, file_bytes=settings.import_max_bytes)
     return app
@@ -184,19 +185,37 @@ def _add_files(app: FastAPI) -> None:
 async def _octets(request: Request, atlas: Caller) -> bytes:
     """The body, read only after it is known who sends it."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/octet-stream":
-        raise UsageError("The body is not a circuit file.", "Send one as `Content-Type: application/octet-stream`.")
+        raise WrongContentType(
+            "The body is not a circuit file.", "Send one as `Content-Type: application/octet-stream`."
+        )
     return await request.body()
 
 
 def _add_about(app: FastAPI) -> None:
     @app.get("/v1/about", operation_id="about", summary="What this server is, and who asks.", tags=["question"])
     def about(atlas: Caller) -> About:
-        return About(
-            version=version("circuit-atlas"),
-            verbs=sorted(VERBS),
-            meaning=atlas.encoder is not None,
-            person=atlas.whoami(),
-        )
+        return About(version=version("circuit-atlas"), verbs=sorted(VERBS), person=atlas.whoami())
+
+    @app.get(
+        "/v1/meaning",
+        operation_id="meaning",
+        summary="Whether search compares meanings, or full text only because no encoder is installed.",
+        tags=["question"],
+    )
+    def meaning(atlas: Caller) -> bool:
+        return atlas.searches_by_meaning
+
+
+def _add_docs(app: FastAPI) -> None:
+    html = docs.page(app.openapi())  # made once: the page is the same for everybody
+
+    @app.get("/docs", include_in_schema=False)
+    def page() -> Response:
+        return Response(html, media_type="text/html")
+
+    @app.get("/docs.css", include_in_schema=False)
+    def style() -> Response:
+        return Response(docs.STYLE, media_type="text/css")
 
 
 # -- faults

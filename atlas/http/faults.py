@@ -36,6 +36,10 @@ class TooLarge(errors.InputRejected):
     """A body above the limit: 413. Told to callers as InputRejected."""
 
 
+class WrongContentType(errors.UsageError):
+    """A body of a kind that the address does not take: 415. Told to callers as UsageError."""
+
+
 class ErrorBody(BaseModel):
     type: str
     message: str
@@ -54,6 +58,8 @@ def status_of(error: AtlasError) -> int:
         return 401
     if isinstance(error, TooLarge):
         return 413
+    if isinstance(error, WrongContentType):
+        return 415
     return next(status for kind, status in STATUS if isinstance(error, kind))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic_core import from_json
 
 from atlas.errors import AtlasError, UsageError
-from atlas.http.faults import TooLarge, document, status_of, unexpected
+from atlas.http.faults import TooLarge, WrongContentType, document, status_of, unexpected
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -29,10 +29,6 @@ HEADERS = [
     (b"content-security-policy", b"default-src 'none'; style-src 'self'; frame-ancestors 'none'; base-uri 'none'"),
     (VERSION_HEADER.encode(), version("circuit-atlas").encode()),
 ]
-
-
-class WrongContentType(UsageError):
-    """A body that is neither JSON nor a circuit file: 415. Told to callers as UsageError."""
 
 
 class Guard:
@@ -158,6 +154,5 @@ def _again(body: bytes, receive: Receive) -> Receive:
 async def _answer(error: AtlasError, send: Send, status: int | None = None) -> None:
     body = json.dumps(document(error)).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    status = status or (415 if isinstance(error, WrongContentType) else status_of(error))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.start", "status": status or status_of(error), "headers": headers})
     await send({"type": "http.response.body", "body": body})
