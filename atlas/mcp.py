@@ -6,6 +6,7 @@ It writes nothing, and what it sees is what the person whose token it has may se
 from __future__ import annotations
 
 import functools
+import inspect
 import logging
 from collections.abc import Callable
 from importlib.metadata import version
@@ -178,15 +179,12 @@ def make_server(atlas_of: AtlasOf, log_level: Literal["INFO", "ERROR"] = "ERROR"
     )
     reads = ToolAnnotations(read_only_hint=True, destructive_hint=False, idempotent_hint=True, open_world_hint=False)
     for tool in TOOLS:
-        name = tool.__name__.removeprefix("_")
-        server.add_tool(_offered(tool, atlas_of), name=name, title=name.capitalize(), annotations=reads)
+        server.add_tool(_offered(tool, atlas_of), annotations=reads)
     return server
 
 
 def _offered(tool: Callable[..., T], atlas_of: AtlasOf) -> Callable[..., T]:
     """`tool` with the asker in place of the atlas, and its failures as one sentence."""
-    import inspect
-
     signature = inspect.signature(tool, eval_str=True)
     _, *rest = signature.parameters.values()
     context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=Asker)
@@ -203,6 +201,7 @@ def _offered(tool: Callable[..., T], atlas_of: AtlasOf) -> Callable[..., T]:
 
     call.__signature__ = signature.replace(parameters=[*rest, context])  # type: ignore[attr-defined]
     call.__annotations__ = {p.name: p.annotation for p in [*rest, context]} | {"return": signature.return_annotation}
+    call.__name__ = tool.__name__.removeprefix("_")
     del call.__wrapped__  # type: ignore[attr-defined]
     return call
 

@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractAsyncContextManager, nullcontext
 from importlib.resources import files
 from importlib.util import find_spec
 
 import streamlit as st
 from starlette.middleware import Middleware
-from starlette.routing import BaseRoute, Mount
+from starlette.requests import Request
+from starlette.routing import BaseRoute
 
+from atlas import authentication
+from atlas.api import Atlas
 from atlas.settings import load_settings
-from ui import auth, sign_in
+from ui import auth, cookies, sign_in
 from ui.gate import Gate
 from ui.shared import server_atlas
 
 
-def _routes() -> list[BaseRoute]:
-    """With accounts: sign-in, the verbs below /api, health and metrics. A laptop has none of them."""
+def _signed_in(request: Request) -> Atlas | None:
+    """The atlas of whoever a request's cookie names; the verbs look at its origin as well."""
+    atlas = server_atlas()
+    found = cookies.unseal(authentication.cookie_secret(atlas), request.cookies.get(cookies.name(atlas.settings.https)))
+    return authentication.with_sign_in(atlas, found) if found is not None else None
+
+
+def _served() -> tuple[list[BaseRoute], AbstractAsyncContextManager[None]]:
+    """With accounts: sign-in, the verbs below /api, MCP, health and metrics, and what must be entered while they are
+    served. A laptop has none of them."""
     if not load_settings().accounts:
-        return []
-    from atlas.health import ops_routes
+        return [], nullcontext()
+    routes: list[BaseRoute] = [*sign_in.routes(server_atlas)]
+    if not find_spec("fastapi"):
+        from atlas.health import ops_routes
 
-    routes: list[BaseRoute] = [*sign_in.routes(server_atlas), *ops_routes(server_atlas())]
-    if find_spec("fastapi"):
-        from atlas.http.app import make_app
+        return [*routes, *ops_routes(server_atlas())], nullcontext()
+    from atlas.http.serving import parts
 
-        routes.append(Mount("/api", make_app(server_atlas())))
-    return routes
+    made = parts(server_atlas(), _signed_in)
+    return [*routes, *made.routes], made.running()
 
 
+_routes, _running = _served()
 app = st.App(
     str(files("ui.app") / "main.py"),
-    routes=_routes(),
+    routes=_routes,
+    lifespan=lambda app: _running,
     middleware=[
         Middleware(
             Gate,

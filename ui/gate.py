@@ -20,7 +20,17 @@ from atlas.errors import AccessDenied, AtlasError
 from ui import cookies, sign_in
 
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
-OPEN = {"/sign-in", "/auth/login", "/auth/logout", "/_stcore/health", "/favicon.png", "/healthz", "/readyz", "/metrics"}
+OPEN = {
+    "/sign-in",
+    "/auth/login",
+    "/auth/logout",
+    "/_stcore/health",
+    "/favicon.png",
+    "/healthz",
+    "/readyz",
+    "/metrics",
+    "/mcp",
+}
 OPEN_BELOW = (
     "/static/",
     "/api/",

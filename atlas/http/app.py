@@ -65,6 +65,8 @@ def make_app(atlas: Atlas, signed_in: SignedIn | None = None) -> FastAPI:
         redoc_url=None,
         responses=FAULTS,
         separate_input_output_schemas=False,
+        servers=[{"url": "/api"}],
+        root_path_in_servers=False,
     )
     app.state.atlas, app.state.signed_in = atlas, signed_in
     _answer_faults(app, atlas)
