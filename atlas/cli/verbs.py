@@ -1,6 +1,18 @@
 """Registers every verb on the app, in the order in which `atlas --help` lists them."""
 
-from atlas.cli import annotations, circuits, collections, demo, files, labels, questions, serve, servers, trace  # noqa: F401
+from atlas.cli import (  # noqa: F401
+    annotations,
+    circuits,
+    collections,
+    demo,
+    files,
+    labels,
+    people,
+    questions,
+    serve,
+    servers,
+    trace,
+)
 from atlas.cli.main import app
 
 ORDER = [
@@ -24,6 +36,7 @@ ORDER = [
     "rebuild",
     "doctor",
     "health",
+    "audit",
     "up",
     "down",
 ]
