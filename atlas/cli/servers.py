@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import time
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -133,13 +133,14 @@ def ui(
     serve_ui(port, browser, json)
 
 
-def serve_ui(port: int | None, browser: bool, json: bool) -> None:
+def serve_ui(port: int | None, browser: bool, json: bool, **how: Any) -> None:
+    """Start the pages and stay until they end; `how` is passed on to `ui.run.launch`."""
     with extra("ui", "`atlas ui`"):
         from ui.run import end, launch
     for name in ("SIGTERM", "SIGHUP"):  # not every system has both
         if hasattr(signal, name):
             signal.signal(getattr(signal, name), signal.default_int_handler)  # end like Ctrl-C: no server stays behind
-    process, url = launch(port=port, open_browser=browser)
+    process, url = launch(port=port, open_browser=browser, **how)
     try:
         emit(
             {"url": url, "pid": process.pid},
