@@ -208,9 +208,10 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
 
         self._project([self._write(work)])
 
-    def rebuild(self, progress: Progress | None = None) -> RebuildResult:
+    def rebuild(self, progress: Progress | None = None, *, take_over: bool = False) -> RebuildResult:
         """Drop the graph projection and build it again from the catalog.
 
+        The projection of another atlas is dropped with `take_over` only; data of no atlas never is (StoreUnavailable).
         After a kill the next use of the graph finishes it. When the settings name another encoder than the one of the
         stored embeddings, current labels are embedded again first.
         """
@@ -218,8 +219,9 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
         self._embed_again(progress)
 
         def work(session: Session) -> int:
-            audit.record(session, "rebuild", "")
-            return outbox.announce(session, "rebuild")
+            detail = {"take_over": True} if take_over else {}
+            audit.record(session, "rebuild", "", **detail)
+            return outbox.announce(session, "rebuild", **detail)
 
         self._projector.finish([self._write(work, "admin")], progress)
         with self.catalog.read() as session:

@@ -174,6 +174,36 @@ def test_a_rebuild_that_was_killed_half_way_is_finished_by_the_next_use(store_pa
         assert waiting(after) == 0
 
 
+def test_another_catalog_is_refused_its_graph_until_it_is_told_to_take_it_over(store_pair, make_circuit, tmp_path):
+    other_settings = store_pair.model_copy(update={"catalog_url": f"sqlite:///{tmp_path / 'other.sqlite'}"})
+    theirs = make_circuit("of the first")
+    with Atlas.open(settings=store_pair) as first, Atlas.open(settings=other_settings) as other:
+        first.add(theirs)
+        for question in (lambda: other.graph, lambda: other.cypher("RETURN 1"), other.rebuild):
+            with pytest.raises(StoreUnavailable, match="belongs to another atlas"):
+                question()
+        assert first.graph.circuit_ids() == {theirs.id: "ready"}
+        assert other.rebuild(take_over=True).circuits == 0
+        assert other.graph.circuit_ids() == {}
+        with pytest.raises(StoreUnavailable, match="belongs to another atlas"):
+            first.add(make_circuit("more of the first"))  # although it was connected already
+        first.rebuild(take_over=True)
+        assert len(first.graph.circuit_ids()) == 2
+
+
+def test_a_rebuild_leaves_a_database_of_another_program_alone(store_pair):
+    with Atlas.open(settings=store_pair) as atlas:
+        store = atlas._projector._connect(check=False)
+        store._connection.write(lambda tx: tx.run("CREATE (:Collection {name: 'stamps'})").consume())
+        try:
+            for take_over in (False, True):
+                with pytest.raises(StoreUnavailable, match="holds other data"):
+                    atlas.rebuild(take_over=take_over)
+            assert store._connection.read("MATCH (n) RETURN n.name AS name") == [{"name": "stamps"}]
+        finally:
+            store._connection.write(lambda tx: tx.run("MATCH (n) DETACH DELETE n").consume())
+
+
 def test_one_circuit_that_cannot_be_projected_keeps_no_other_out(atlas, make_circuit):
     atlas.catalog.write("me", lambda session: outbox.announce(session, "features", keys=[KEY], oops=1))
     atlas.catalog.write("me", lambda session: outbox.announce(session, "collection", "no such collection"))

@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 from atlas.catalog import annotation_log, circuits, collections, concepts, labels, outbox
 from atlas.catalog import annotations as notes
 from atlas.catalog.database import Catalog
+from atlas.catalog.identity import catalog_id
 from atlas.catalog.labels import CurrentLabel, EncoderRecord
 from atlas.catalog.tables import CircuitEntry, OutboxEntry
 from atlas.catalog.values import chunks
@@ -90,7 +91,8 @@ class Projector:
             self.close()
         if self._store is None:
             dimension, name = (wanted.dimension, wanted.name) if wanted else (None, None)
-            self._store = GraphStore.connect(self.settings, dimension=dimension, encoder=name)
+            owner = catalog_id(self.catalog)
+            self._store = GraphStore.connect(self.settings, dimension=dimension, encoder=name, catalog=owner)
             self._encoder = wanted
         if check and not self._checked:
             self._store.ensure_schema()
@@ -111,6 +113,7 @@ class Projector:
         with self.catalog.read() as session:
             until = outbox.last(session)  # what comes later is for its writer: a busy importer must not keep us here
             rebuild = outbox.last_rebuild(session)
+        self._checked = False  # another atlas may have taken the graph over since
         self._connect(check=not rebuild)
         failures: dict[int, Exception] = {}
         number = max(rebuild - 1, 0)
@@ -220,6 +223,7 @@ class Projector:
         store = self._connect(check=False)
         if not entry.detail.get("cleared"):
             report(0, 0, "clearing")
+            store.claim(take_over=bool(entry.detail.get("take_over")))
             store.clear()
             store.ensure_schema()
             self._checked = True

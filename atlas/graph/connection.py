@@ -22,7 +22,7 @@ from atlas.settings import Settings
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 WRITE_SECONDS = 900.0  # time limit of one write transaction, where the server knows such limits
-RACES = 5  # attempts of a transaction whose failure the dialect calls retryable
+RACES = 9  # attempts of a transaction whose failure the dialect calls retryable, with 7 s of waiting between them
 
 
 class Connection:
@@ -63,8 +63,8 @@ class Connection:
             auth=(user, password),
             connection_timeout=10.0,
             connection_acquisition_timeout=60.0,
-            # A dead embedded server is started again by us, so its driver need not wait long for it to come back.
-            max_transaction_retry_time=5.0 if self.endpoint is not None else 30.0,
+            # A dead embedded server is started again by us, on another port: its driver waits in vain for the old one.
+            max_transaction_retry_time=1.0 if self.endpoint is not None else 30.0,
             notifications_min_severity="OFF",
             user_agent="circuit-atlas",
         )
@@ -132,7 +132,7 @@ class Connection:
             except (driver_errors.Neo4jError, driver_errors.DriverError) as error:
                 if attempt == RACES - 1 or not self.dialect.retryable(error):
                     raise
-                time.sleep(0.05 * 2**attempt)
+                time.sleep(min(0.05 * 2**attempt, 2.0))
         raise AssertionError("unreachable")
 
     def _healed(self, call: Callable[[], T]) -> T:

@@ -32,12 +32,18 @@ CONSTRAINTS = (
 
 PING = "RETURN 1 AS one"
 COMPONENTS = "CALL dbms.components() YIELD name, versions RETURN name, versions"
-META = "MATCH (m:Meta {key: 'atlas'}) RETURN m.schema AS schema, m.encoder AS encoder, m.dimension AS dimension"
+META = """
+MATCH (m:Meta {key: 'atlas'})
+RETURN m.schema AS schema, m.encoder AS encoder, m.dimension AS dimension, m.catalog AS catalog
+"""
 ANY_NODE = "MATCH (n) RETURN labels(n) AS labels LIMIT 1"
 PUT_META = """
 MERGE (m:Meta {key: 'atlas'})
-SET m.schema = $schema, m.encoder = $encoder, m.dimension = $dimension, m.written_at = $now
+SET m.schema = $schema, m.encoder = $encoder, m.dimension = $dimension, m.written_at = $now,
+    m.catalog = coalesce(m.catalog, $catalog)
 """
+ADOPT = "MATCH (m:Meta {key: 'atlas'}) SET m.catalog = coalesce(m.catalog, $catalog)"
+TAKE_OVER = "MATCH (m:Meta {key: 'atlas'}) SET m.catalog = $catalog"
 MARK_META = "MATCH (m:Meta) SET m.schema = $schema"
 DELETE_META = "MATCH (m:Meta) DELETE m"
 

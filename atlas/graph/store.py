@@ -36,17 +36,27 @@ class FeatureRow:
 class GraphStore:
     """Every method raises StoreUnavailable, in one sentence, when the server cannot do it."""
 
-    def __init__(self, connection: Connection, dimension: int | None, encoder: str | None) -> None:
+    def __init__(
+        self, connection: Connection, dimension: int | None, encoder: str | None, catalog: str | None = None
+    ) -> None:
         self._connection = connection
-        self.dimension, self.encoder = dimension, encoder
+        self.dimension, self.encoder, self.catalog = dimension, encoder, catalog
 
     @classmethod
-    def connect(cls, settings: Settings, *, dimension: int | None = None, encoder: str | None = None) -> GraphStore:
+    def connect(
+        cls,
+        settings: Settings,
+        *,
+        dimension: int | None = None,
+        encoder: str | None = None,
+        catalog: str | None = None,
+    ) -> GraphStore:
         """Connects to `settings.graph_url`, or to the embedded server of `settings.home`, which is started if need be.
 
-        `dimension` and `encoder` describe the label embeddings; None = no embeddings are written or searched.
+        `dimension` and `encoder` describe the label embeddings; None = no embeddings are written or searched. `catalog` is
+        the id of the catalog whose projection this is; None = whichever is there.
         """
-        return cls(Connection(settings), dimension, encoder)
+        return cls(Connection(settings), dimension, encoder, catalog)
 
     @property
     def server(self) -> str:
@@ -57,32 +67,66 @@ class GraphStore:
         return self._connection.address
 
     def ensure_schema(self) -> None:
-        """Constraints, indexes and the (:Meta) node that says how the projection was made. Cheap when all is there.
+        """Constraints, indexes and the (:Meta) node that says how and from which catalog the projection was made.
 
-        Raises SchemaMismatch when the projection was made by another version or with another encoder, StoreUnavailable
-        when the server holds somebody else's data.
+        Cheap when all is there. Raises SchemaMismatch when the projection was made by another version or with another
+        encoder, StoreUnavailable when the server holds somebody else's data or the projection of another catalog.
         """
-        found = self._connection.read(cypher.META)
-        if found:
-            meta = found[0]
+        meta = self._meta()
+        if meta is not None:
+            self._check_owner(meta)
             self._check(meta)
+            if self.catalog is not None and meta["catalog"] is None:  # made before catalogs had ids
+                self._own(cypher.ADOPT, {"catalog": self.catalog})
             if self.dimension is None or meta["dimension"] is not None:
                 return
-        elif self._connection.read(cypher.ANY_NODE):
-            raise StoreUnavailable(
-                f"The graph database at {self.address} holds other data, so the atlas does not touch it.",
-                "Name an empty database in ATLAS_GRAPH_URL or ATLAS_GRAPH_DATABASE.",
-            )
         for statement in cypher.CONSTRAINTS:
             self._connection.run(statement)
         self._connection.dialect.create_search_indexes(self._connection, self.dimension)
-        meta = {
+        described = {
             "schema": cypher.SCHEMA_VERSION,
             "encoder": self.encoder,
             "dimension": self.dimension,
             "now": datetime.now(UTC).isoformat(timespec="seconds"),
+            "catalog": self.catalog,
         }
-        self._connection.write(lambda tx: tx.run(cypher.PUT_META, meta).consume())
+        self._own(cypher.PUT_META, described)
+
+    def claim(self, *, take_over: bool = False) -> None:
+        """Make sure that this projection may be cleared: it is this catalog's, or (`take_over`) it becomes that.
+
+        Raises StoreUnavailable when it is another catalog's, and always when the server holds data of no atlas.
+        """
+        meta = self._meta()
+        if meta is None:
+            return
+        if take_over:
+            self._own(cypher.TAKE_OVER, {"catalog": self.catalog})
+        else:
+            self._check_owner(meta)
+
+    def _own(self, statement: str, parameters: dict[str, Any]) -> None:
+        """Write to (:Meta), then look whether another catalog was faster."""
+        self._connection.write(lambda tx: tx.run(statement, parameters).consume())
+        self._check_owner(self._connection.read(cypher.META)[0])
+
+    def _meta(self) -> dict[str, Any] | None:
+        """What (:Meta) says, None in an empty database. Raises StoreUnavailable when there is data of no atlas."""
+        found = self._connection.read(cypher.META)
+        if not found and self._connection.read(cypher.ANY_NODE):
+            raise StoreUnavailable(
+                f"The graph database at {self.address} holds other data, so the atlas does not touch it.",
+                "Name an empty database in ATLAS_GRAPH_URL or ATLAS_GRAPH_DATABASE.",
+            )
+        return found[0] if found else None
+
+    def _check_owner(self, meta: dict[str, Any]) -> None:
+        if None not in (self.catalog, meta["catalog"]) and self.catalog != meta["catalog"]:
+            raise StoreUnavailable(
+                f"The graph database at {self.address} belongs to another atlas, so this one does not touch it.",
+                "Name another database in ATLAS_GRAPH_URL or ATLAS_GRAPH_DATABASE (without them: another ATLAS_HOME), "
+                "or give it to this atlas: `atlas rebuild --take-over`.",
+            )
 
     def _check(self, meta: dict[str, Any]) -> None:
         made = None
@@ -201,8 +245,10 @@ class GraphStore:
     def clear(self, progress: Callable[[str, int], None] | None = None) -> None:
         """Removes everything of ours, the vector index and the (:Meta) node last; `progress(what, deleted)`.
 
-        Interrupted, it leaves a graph whose `ensure_schema` asks for a rebuild.
+        Interrupted, it leaves a graph whose `ensure_schema` asks for a rebuild. Raises StoreUnavailable when the server
+        holds data of no atlas.
         """
+        self._meta()
         mark = {"schema": cypher.BEING_CLEARED}
         self._connection.write(lambda tx: tx.run(cypher.MARK_META, mark).consume())
         for counts, statements in (

@@ -275,15 +275,48 @@ def test_a_store_without_an_encoder_reads_and_a_later_encoder_adds_the_index(gra
 
 
 def test_somebody_elses_database_is_left_alone(graph_settings):
-    store = GraphStore.connect(graph_settings)
-    store._connection.write(lambda tx: tx.run("CREATE (:Person {name: 'Ada'})").consume())
+    """Also where a label of theirs is one of ours, and whatever is asked for."""
+    store = GraphStore.connect(graph_settings, catalog="mine")
+    store._connection.write(lambda tx: tx.run("CREATE (:Node {name: 'Ada'})").consume())
     try:
-        with pytest.raises(StoreUnavailable, match="holds other data"):
-            store.ensure_schema()
+        for refused in (store.ensure_schema, store.clear, store.claim, lambda: store.claim(take_over=True)):
+            with pytest.raises(StoreUnavailable, match="holds other data"):
+                refused()
         assert store._connection.read(cypher.META) == []
+        assert rows(store, "MATCH (n) RETURN n.name") == [["Ada"]]
     finally:
-        store._connection.write(lambda tx: tx.run("MATCH (p:Person) DETACH DELETE p").consume())
+        store._connection.write(lambda tx: tx.run("MATCH (n:Node) DETACH DELETE n").consume())
         store.close()
+
+
+def test_the_graph_of_another_catalog_is_left_alone_until_it_is_taken_over(graph_settings):
+    mine, other = (GraphStore.connect(graph_settings, catalog=name) for name in ("mine", "other"))
+    try:
+        mine.ensure_schema()
+        for refused in (other.ensure_schema, other.claim):
+            with pytest.raises(StoreUnavailable, match="belongs to another atlas") as error:
+                refused()
+            assert "atlas rebuild --take-over" in error.value.hint
+        other.claim(take_over=True)
+        other.ensure_schema()
+        with pytest.raises(StoreUnavailable, match="belongs to another atlas"):
+            mine.ensure_schema()
+    finally:
+        for store in (mine, other):
+            store.close()
+
+
+def test_a_graph_made_before_catalogs_had_ids_is_adopted_by_the_first_that_comes(graph_settings):
+    old, mine, other = (GraphStore.connect(graph_settings, catalog=name) for name in (None, "mine", "other"))
+    try:
+        old.ensure_schema()
+        mine.ensure_schema()
+        with pytest.raises(StoreUnavailable, match="belongs to another atlas"):
+            other.ensure_schema()
+        old.ensure_schema()  # a store that names no catalog takes whichever is there
+    finally:
+        for store in (old, mine, other):
+            store.close()
 
 
 def test_the_server_says_what_it_is(store, graph_settings):

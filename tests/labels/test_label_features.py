@@ -39,8 +39,7 @@ def atlas(settings, shipped):
 
     model, transcoders = shipped
     with Atlas.open(settings=settings) as opened:
-        opened.graph.clear()
-        opened.rebuild()
+        opened.rebuild(take_over=True)  # the server is shared with other tests
         opened.add(make_circuit(model="elsewhere"))
         trace(opened, "The capital of the state containing Dallas is", model=model, transcoders=transcoders)
         yield opened
@@ -115,6 +114,7 @@ def test_a_limit_is_kept_and_the_next_run_goes_on(tmp_path, embedded_home, shipp
         profiles={"gone": Profile(model=str(tmp_path / "no-model"), transcoders="none")},
     )
     with Atlas.open(settings=settings) as atlas:
+        atlas.rebuild(take_over=True)
         trace(atlas, "The opposite of hot is", model=model, transcoders=transcoders)
         todo = len(atlas.features_without_label())
         models = {name: shipped}
