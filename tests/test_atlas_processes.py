@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -13,21 +14,20 @@ from atlas import Atlas
 from atlas.catalog.tables import OutboxEntry
 from atlas.settings import Settings
 from tests.graph_content import graph_content
+from tests.servers.fixtures import environment_of
 
-pytestmark = [pytest.mark.slow, pytest.mark.embedded]
+pytestmark = pytest.mark.slow
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 WRITER = """
 import sys
 from atlas import Atlas
 from atlas.records import Annotations, ImportedSupernode
-from atlas.settings import Settings
 from tests.conftest import make_circuit
 
-home, catalog_url, job, number = sys.argv[1:]
-settings = Settings(home=home, catalog_url=catalog_url, actor=f"writer {number}")
+job, number = sys.argv[1:]
 groups = Annotations(supernodes=[ImportedSupernode(name="group", node_keys=["feature/0/1/6"])])
-with Atlas.open(settings=settings) as atlas:
+with Atlas.open(actor=f"writer {number}") as atlas:
     atlas.graph
     print("go", flush=True)
     sys.stdin.readline()
@@ -47,19 +47,12 @@ with Atlas.open(settings=settings) as atlas:
 """
 
 
-@pytest.fixture
-def home_settings(embedded_home: Path, tmp_path: Path) -> Settings:
-    settings = Settings(home=embedded_home, catalog_url=f"sqlite:///{tmp_path / 'catalog.sqlite'}", actor="tester")
-    with Atlas.open(settings=settings) as atlas:
-        atlas.rebuild()  # the home is shared with other tests
-    return settings
-
-
 def start(settings: Settings, job: str, number: int = 0) -> subprocess.Popen[str]:
     """A writer that has opened the atlas and waits for a line to begin."""
     process = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(settings.home), settings.catalog_url, job, str(number)],
+        [sys.executable, "-c", WRITER, job, str(number)],
         cwd=REPOSITORY,
+        env={**os.environ, **environment_of(settings)},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -96,46 +89,46 @@ def check_whole(settings: Settings) -> int:
     return len(ids)
 
 
-def test_two_processes_add_the_same_and_other_circuits_at_once(home_settings):
-    writers = [start(home_settings, "add", number) for number in range(2)]
+def test_two_processes_add_the_same_and_other_circuits_at_once(store_pair):
+    writers = [start(store_pair, "add", number) for number in range(2)]
     for writer in writers:
         begin(writer)
     for writer in writers:
         assert writer.wait(120) == 0
         end(writer)
-    assert check_whole(home_settings) == 6 + 2 * 6
-    with Atlas.open(settings=home_settings) as atlas:
+    assert check_whole(store_pair) == 6 + 2 * 6
+    with Atlas.open(settings=store_pair) as atlas:
         assert len(atlas.circuits(collection="shared")) == 6
         assert {row.collections[0] for row in atlas.circuits(text="own 1")} == {"of 1"}
 
 
-def test_a_writer_killed_at_any_moment_leaves_an_atlas_that_heals(home_settings):
+def test_a_writer_killed_at_any_moment_leaves_an_atlas_that_heals(store_pair):
     chance = random.Random(5)
     for _ in range(6):
-        writer = start(home_settings, "churn")
+        writer = start(store_pair, "churn")
         begin(writer)
         with pytest.raises(subprocess.TimeoutExpired):
             writer.wait(chance.uniform(0.02, 1.5))
         writer.kill()
         writer.wait()
         end(writer)
-    check_whole(home_settings)
+    check_whole(store_pair)
 
 
-def test_a_rebuild_killed_at_any_moment_is_finished_by_the_next_use(home_settings, make_circuit):
-    with Atlas.open(settings=home_settings) as atlas:
+def test_a_rebuild_killed_at_any_moment_is_finished_by_the_next_use(store_pair, make_circuit):
+    with Atlas.open(settings=store_pair) as atlas:
         for index in range(5):
             atlas.add(make_circuit(f"prompt {index}"), collection="all")
         before = graph_content(atlas)
     chance = random.Random(6)
     for _ in range(3):
-        writer = start(home_settings, "rebuild")
+        writer = start(store_pair, "rebuild")
         begin(writer)
         with pytest.raises(subprocess.TimeoutExpired):
             writer.wait(chance.uniform(0.05, 1.0))
         writer.kill()
         writer.wait()
         end(writer)
-        with Atlas.open(settings=home_settings) as atlas:
+        with Atlas.open(settings=store_pair) as atlas:
             assert graph_content(atlas) == before
-    check_whole(home_settings)
+    check_whole(store_pair)

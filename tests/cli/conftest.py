@@ -12,6 +12,7 @@ import pytest
 from atlas import circuit_file
 from atlas.cli.main import run
 from tests.conftest import make_circuit
+from tests.servers.fixtures import environment_of
 
 
 @dataclass
@@ -52,9 +53,28 @@ def shared_home(tmp_path_factory) -> Path:
 
 
 @pytest.fixture
-def filled(atlas_command, shared_home, monkeypatch, tmp_path):
+def filled_at_home(atlas_command, shared_home, monkeypatch, tmp_path):
     """(command, {prompt: circuit id}): three hand-drawn circuits in the shared home."""
     monkeypatch.setenv("ATLAS_HOME", str(shared_home))
+    return _fill(atlas_command, tmp_path)
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("laptop", marks=pytest.mark.embedded),
+        pytest.param("servers", marks=[pytest.mark.neo4j, pytest.mark.postgres]),
+    ]
+)
+def filled(request, atlas_command, monkeypatch, tmp_path):
+    """The same, once in the shared home and once on Postgres and Neo4j."""
+    if request.param == "laptop":
+        return request.getfixturevalue("filled_at_home")
+    for name, value in environment_of(request.getfixturevalue("lab_settings")).items():
+        monkeypatch.setenv(name, value)
+    return _fill(atlas_command, tmp_path)
+
+
+def _fill(atlas_command, tmp_path):
     files = []
     for prompt, weights in {"a b": (0.5, -1.0, 2.0), "a c": (0.5, 1.0, 2.0), "d e f": (0.25, 1.0, 1.0)}.items():
         path = tmp_path / f"{prompt.replace(' ', '-')}.safetensors"

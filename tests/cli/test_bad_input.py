@@ -195,8 +195,8 @@ def test_nothing_to_import_says_what_is_looked_for(atlas_command, tmp_path) -> N
 
 @pytest.mark.embedded
 @pytest.mark.parametrize("output", ["", ".", "/", "folder", "nowhere/file", "/proc/file", "x" * 300])
-def test_a_place_that_cannot_be_written_leaves_nothing_behind(filled, tmp_path, output) -> None:
-    atlas_command, _ = filled
+def test_a_place_that_cannot_be_written_leaves_nothing_behind(filled_at_home, tmp_path, output) -> None:
+    atlas_command, _ = filled_at_home
     (tmp_path / "folder").mkdir()
     before = sorted(tmp_path.iterdir())
     result = atlas_command("export", "a-b", "--format", "circuit", "-o", output, "--json")
@@ -206,8 +206,8 @@ def test_a_place_that_cannot_be_written_leaves_nothing_behind(filled, tmp_path, 
 
 
 @pytest.mark.embedded
-def test_export_writes_through_a_link_and_into_a_pipe(filled, tmp_path) -> None:
-    atlas_command, _ = filled
+def test_export_writes_through_a_link_and_into_a_pipe(filled_at_home, tmp_path) -> None:
+    atlas_command, _ = filled_at_home
     (tmp_path / "old").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path / "old")
     assert atlas_command("export", "a-b", "--format", "circuit", "-o", tmp_path / "link").code == 0

@@ -16,10 +16,12 @@ from pathlib import Path
 
 import psutil
 import pytest
+from sqlalchemy import text
 
 from atlas import Atlas, circuit_file
+from atlas.catalog import Catalog
 from atlas.graph import embedded
-from atlas.settings import Settings
+from atlas.settings import Settings, load_settings
 from tests.conftest import make_circuit
 from tests.graph_content import graph_content
 
@@ -232,11 +234,12 @@ def test_a_catalog_that_cannot_be_used_is_one_sentence(atlas_command, tmp_path, 
     assert [check["name"] for check in checks.json if not check["ok"]] == ["catalog"]
 
 
-@pytest.mark.embedded
-def test_a_damaged_circuit_is_named_and_can_be_deleted(filled, shared_home) -> None:
+def test_a_damaged_circuit_is_named_and_can_be_deleted(filled) -> None:
     atlas_command, ids = filled
-    with sqlite3.connect(shared_home / "catalog.sqlite") as catalog:
-        catalog.execute("UPDATE circuits SET blob = substr(blob, 1, 500) WHERE id = ?", [ids["a-c"]])
+    catalog = Catalog(load_settings().resolved_catalog_url())
+    with catalog.engine.begin() as connection:
+        connection.execute(text("UPDATE circuits SET blob = substr(blob, 1, 500) WHERE id = :id"), {"id": ids["a-c"]})
+    catalog.close()
     for verb in (["show", "a-c"], ["compare", "a-b", "a-c"], ["paths", "token:a", "logit:x"]):
         error = atlas_command(*verb, "--json").json["error"]
         assert error["type"] == "StoreUnavailable"

@@ -8,8 +8,6 @@ import pytest
 
 from atlas import circuit_file
 
-pytestmark = pytest.mark.embedded
-
 
 def test_import_goes_on_past_a_bad_file_and_says_so(filled, tmp_path) -> None:
     atlas_command, _ = filled

@@ -89,7 +89,7 @@ NEO4J = pytest.param("neo4j", marks=pytest.mark.neo4j)
 @pytest.fixture(params=[EMBEDDED, NEO4J])
 def graph_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings of an empty graph, once on each server. `home` of the embedded one is shared by the whole session."""
-    return _empty_graph(request, request.param, tmp_path)
+    return empty_graph(request, request.param, tmp_path)
 
 
 @pytest.fixture(params=["sqlite", pytest.param("postgres", marks=pytest.mark.postgres)])
@@ -109,12 +109,19 @@ def catalog_settings(request: pytest.FixtureRequest, settings: Settings) -> Sett
 def store_pair(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
     """Settings of an empty atlas, once as on a laptop (SQLite, embedded server) and once as in a lab (Postgres, Neo4j)."""
     if request.param == "laptop":
-        return _empty_graph(request, "embedded", tmp_path)
-    settings = _empty_graph(request, "neo4j", tmp_path)
+        return empty_graph(request, "embedded", tmp_path)
+    return request.getfixturevalue("lab_settings")
+
+
+@pytest.fixture
+def lab_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Settings:
+    """Settings of an empty atlas on Postgres and Neo4j."""
+    settings = empty_graph(request, "neo4j", tmp_path)
     return settings.model_copy(update={"catalog_url": request.getfixturevalue("postgres_url")})
 
 
-def _empty_graph(request: pytest.FixtureRequest, server: str, tmp_path: Path) -> Settings:
+def empty_graph(request: pytest.FixtureRequest, server: str, tmp_path: Path) -> Settings:
+    """Settings of an emptied graph on `server` (embedded or neo4j), with a catalog of its own in SQLite."""
     if server == "embedded":
         settings = Settings(
             home=request.getfixturevalue("embedded_home"),
