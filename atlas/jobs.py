@@ -40,7 +40,9 @@ class LabelRequest(Record):
 
 
 class RebuildRequest(Record):
-    """A rebuild of the graph projection takes no arguments."""
+    """How to rebuild the graph projection, as `atlas rebuild` takes it."""
+
+    take_over: bool = False
 
 
 _REQUESTS: dict[str, type[Record]] = {"label": LabelRequest, "rebuild": RebuildRequest}

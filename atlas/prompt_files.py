@@ -32,6 +32,12 @@ def read_prompts(name: str, data: bytes) -> tuple[list[TraceRequest], list[Rejec
     everything else is as `atlas trace` takes it. Neither model nor profile need be given here. Raises InputRejected for a
     file that is too large, of another kind or encoding, empty, or has an unknown column.
     """
+    numbered, rejected = numbered_prompts(name, data)
+    return [request for _, request in numbered], rejected
+
+
+def numbered_prompts(name: str, data: bytes) -> tuple[list[tuple[int, TraceRequest]], list[RejectedRow]]:
+    """`read_prompts` with the line of each request. Raises InputRejected."""
     if len(data) > MAX_BYTES:
         raise InputRejected(
             f"{name} has {len(data):,} bytes; at most {MAX_BYTES:,} are read.", "Split it into several files."
@@ -39,14 +45,14 @@ def read_prompts(name: str, data: bytes) -> tuple[list[TraceRequest], list[Rejec
     kind = name.lower().rpartition(".")[2]
     if kind not in {"csv", "jsonl"}:
         raise InputRejected(f"{name} is neither .csv nor .jsonl.", "Save it as one of the two.")
-    requests: list[TraceRequest] = []
+    requests: list[tuple[int, TraceRequest]] = []
     rejected: list[RejectedRow] = []
     text = _text(name, data)
     for line, given in _csv_rows(name, text) if kind == "csv" else _json_rows(text):
         if len(requests) + len(rejected) >= MAX_ROWS:
             raise InputRejected(f"{name} has more than {MAX_ROWS:,} rows.", "Split it into several files.")
         try:
-            requests.append(_request(given))
+            requests.append((line, _request(given)))
         except ValueError as error:
             rejected.append(RejectedRow(line=line, reason=str(error)))
     if not requests and not rejected:

@@ -27,7 +27,7 @@ def _verbs(group, before: str = ""):
         if getattr(verb, "commands", None):
             yield from _verbs(verb, f"{before}{name} ")
         else:
-            yield (before.strip() if before and name == LIST else f"{before}{name}"), verb
+            yield (before.strip() if before and name == getattr(group, "default", LIST) else f"{before}{name}"), verb
 
 
 def render() -> str:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from atlas.cli.jobs import show_queued
 from atlas.cli.main import app, extra, opened
 from atlas.cli.output import Json, emit, progress_bar
 from atlas.errors import InputRejected
@@ -30,6 +31,7 @@ def label(
         bool, typer.Option("--relabel", help="Also features that have a label by this labeler already.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, help="At most this many features.")] = None,
+    queue: Annotated[bool, typer.Option("--queue", help="Leave it to a worker (`atlas worker`).")] = False,
     json: Json = False,
 ) -> None:
     """Label the features that this labeler has not labelled yet: activation examples, label, score, embedding."""
@@ -42,6 +44,13 @@ def label(
             raise InputRejected(
                 f"{texts} cannot be read as text: {reason}.", "Pass a UTF-8 file with one text per line."
             ) from error
+    if queue:
+        asked = {"model": model, "labeler": labeler.value, "limit": limit, "texts": lines, "relabel": relabel}
+        with opened() as atlas:
+            queued = atlas.enqueue("label", asked)
+            text = show_queued(atlas, queued)
+        emit(queued, json, text)
+        return
     with extra("ingest", "`atlas label`"):
         from ingest.labels import label_features
     with opened() as atlas, progress_bar("Labelling", json) as report:

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from atlas.cli.jobs import show_queued
 from atlas.cli.main import app, extra, opened
 from atlas.cli.output import Json, emit, progress_bar, stderr, table
 from atlas.settings import load_settings
@@ -45,9 +46,16 @@ def rebuild(
     take_over: Annotated[
         bool, typer.Option("--take-over", help="Also when the graph database belongs to another atlas.")
     ] = False,
+    queue: Annotated[bool, typer.Option("--queue", help="Leave it to a worker (`atlas worker`).")] = False,
     json: Json = False,
 ) -> None:
     """Drop the graph projection and build it again from the catalog."""
+    if queue:
+        with opened() as atlas:
+            queued = atlas.enqueue("rebuild", {"take_over": take_over})
+            text = show_queued(atlas, queued)
+        emit(queued, json, text)
+        return
     with opened() as atlas, progress_bar("Rebuilding", json) as report:
         result = atlas.rebuild(progress=report, take_over=take_over)
     emit(

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from atlas.cli.jobs import show_queued
 from atlas.cli.main import app, extra, opened
 from atlas.cli.output import Json, emit, progress_bar
-from atlas.errors import UsageError
+from atlas.errors import InputRejected, ModelRejected, UsageError
+from atlas.group_records import RejectedRow, TraceRequest
+
+if TYPE_CHECKING:
+    from atlas.api import Atlas
 
 
 @app.command()
@@ -41,9 +48,46 @@ def trace(
     again: Annotated[
         bool, typer.Option("--again", help="Trace even if the same trace exists; gives a replicate.")
     ] = False,
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            help="File of prompts, .csv or .jsonl; columns are named as in docs/jobs.md and go before options."
+        ),
+    ] = None,
+    queue: Annotated[bool, typer.Option("--queue", help="Leave it to a worker (`atlas worker`).")] = False,
+    batch: Annotated[
+        str | None, typer.Option(help="With --queue: a name for these jobs; default: the file and the time.")
+    ] = None,
     json: Json = False,
-) -> None:
-    """Trace one prompt: its attribution graph becomes a circuit of the atlas."""
+) -> int:
+    """Trace a prompt, or a file of them: each attribution graph becomes a circuit of the atlas."""
+    if batch is not None and not queue:
+        raise UsageError("--batch names jobs of the queue.", "Pass --queue too, or leave it out.")
+    if queue and (device or dtype):
+        raise UsageError("The worker chooses device and dtype.", "Pass them to `atlas worker`, or leave --queue out.")
+    common: dict[str, Any] = {
+        "model": _place(model, queue),
+        "transcoders": _place(transcoders, queue),
+        "profile": profile,
+        "targets": [word for word in targets.split(",") if word] if targets is not None else None,
+        "max_features": max_features,
+        "node_threshold": node_threshold,
+        "edge_threshold": edge_threshold,
+        "chat": chat,
+        "collection": collection,
+        "again": again,
+    }
+    if prompts is not None:
+        if prompt is not None or token_ids is not None:
+            raise UsageError("--prompts names the prompts already.", "Leave PROMPT and --token-ids out.")
+        return _many(prompts, common, queue, batch, device, dtype, json)
+    if queue:
+        request = TraceRequest(prompt=prompt, token_ids=_numbers(token_ids), **common)
+        with opened() as atlas:
+            queued = atlas.enqueue_traces([request], batch=batch)
+            text = show_queued(atlas, queued)
+        emit(queued, json, text)
+        return 0
     if (prompt is None) == (token_ids is None):
         raise UsageError(
             "Pass either a PROMPT or --token-ids.", "For example: atlas trace --profile demo 'the opposite of hot is'"
@@ -72,7 +116,7 @@ def trace(
             model=loaded,
             transcoders=load_transcoders(transcoders, loaded),
             token_ids=numbers,
-            targets=[word for word in targets.split(",") if word] if targets is not None else None,
+            targets=common["targets"],
             max_features=max_features,
             node_threshold=node_threshold,
             edge_threshold=edge_threshold,
@@ -98,6 +142,108 @@ def trace(
             )
 
     emit(result, json, show_text)
+    return 0
+
+
+def _many(
+    file: Path,
+    common: dict[str, Any],
+    queue: bool,
+    batch: str | None,
+    device: str | None,
+    dtype: str | None,
+    json: bool,
+) -> int:
+    """Trace or queue the prompts of a file; 1 when some row could not be used."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise InputRejected(
+            f"{file} cannot be read: {(error.strerror or str(error)).lower()}.", "Pass a .csv or .jsonl file."
+        ) from error
+    with opened() as atlas:
+        requests, rejected = _requests(atlas, file.name, data, common)
+        if queue:
+            name = batch or f"{file.stem} {datetime.now():%Y-%m-%d %H:%M:%S}"
+            queued = atlas.enqueue_traces([request for _, request in requests], batch=name) if requests else None
+            text = show_queued(atlas, queued) if queued else lambda console: console.print("queued nothing")
+            result: dict[str, Any] = queued.model_dump() if queued else {"jobs": [], "batch": None, "waiting": 0}
+        else:
+            result, text = _trace_here(atlas, requests, rejected, device, dtype, json)
+    rejected.sort(key=lambda row: row.line)
+    result["rejected"] = [{"file": str(file), **row.model_dump()} for row in rejected]
+
+    def show_text(console):
+        text(console)
+        for row in rejected:
+            console.print(f"{file} line {row.line}: {row.reason}")
+
+    emit(result, json, show_text)
+    return 1 if rejected else 0
+
+
+def _requests(
+    atlas: Atlas, name: str, data: bytes, common: dict[str, Any]
+) -> tuple[list[tuple[int, TraceRequest]], list[RejectedRow]]:
+    """The usable rows with their lines, completed by the options, and the others."""
+    from atlas.jobs import check_request
+    from atlas.prompt_files import numbered_prompts
+
+    rows, rejected = numbered_prompts(name, data)
+    good = []
+    for line, row in rows:
+        own = row.model_dump(exclude_unset=True)
+        rest = dict(common)
+        if own.get("profile"):
+            rest |= {"model": None, "transcoders": None}
+        elif own.get("model") or own.get("transcoders"):
+            rest["profile"] = None
+        request = TraceRequest(**{**rest, **own})
+        try:
+            check_request(atlas.settings, request)
+        except UsageError as error:
+            rejected.append(RejectedRow(line=line, reason=str(error)))
+        else:
+            good.append((line, request))
+    return good, rejected
+
+
+def _trace_here(
+    atlas: Atlas,
+    requests: list[tuple[int, TraceRequest]],
+    rejected: list[RejectedRow],
+    device: str | None,
+    dtype: str | None,
+    json: bool,
+) -> tuple[dict[str, Any], Any]:
+    """Trace one after the other; a row that cannot be traced joins `rejected`. Run again, it finds what is done."""
+    with extra("ingest", "`atlas trace`"):
+        from ingest.trace import trace as trace_prompt
+        from ingest.worker.models import LoadedModels
+    models = LoadedModels(atlas.settings, device, dtype)
+    traced: list[dict[str, Any]] = []
+    with progress_bar("Tracing", json) as report:
+        for number, (line, request) in enumerate(requests):
+            report(number, len(requests), f"line {line}")
+            try:
+                model, transcoders = models.get(request)
+                arguments = request.model_dump(exclude={"prompt", "model", "transcoders", "profile"})
+                result = trace_prompt(atlas, request.prompt, model=model, transcoders=transcoders, **arguments)
+            except (InputRejected, ModelRejected, UsageError) as error:
+                rejected.append(RejectedRow(line=line, reason=str(error)))
+            else:
+                traced.append({"line": line, **result.model_dump(mode="json")})
+    new = sum(not entry["already"] for entry in traced)
+
+    def show_text(console):
+        console.print(f"{new} traced, {len(traced) - new} already in the atlas, {len(rejected)} rejected")
+
+    return {"traced": traced}, show_text
+
+
+def _place(name: str | None, queue: bool) -> str | None:
+    """A folder for a worker, which runs in another folder than this command, must be named in full."""
+    return str(Path(name).expanduser().resolve()) if queue and name and Path(name).expanduser().is_dir() else name
 
 
 def _profile(name: str) -> tuple[str, str]:

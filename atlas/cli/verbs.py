@@ -6,6 +6,7 @@ from atlas.cli import (  # noqa: F401
     collections,
     demo,
     files,
+    jobs,
     labels,
     people,
     questions,

@@ -1,13 +1,9 @@
 """The worker: takes jobs of the catalog's queue and does them, one at a time, on one device.
 
-    from ingest.worker import Worker
+    from ingest.worker.worker import Worker
+
     with Atlas.open() as atlas:
         Worker(atlas, name="gpu-1", device="cuda:0").run()
 
 `docs/decisions/0011-jobs-and-dbos.md` says what the `jobs` table and DBOS each do.
 """
-
-from ingest.worker.names import default_name
-from ingest.worker.worker import Worker
-
-__all__ = ["Worker", "default_name"]

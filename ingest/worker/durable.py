@@ -21,6 +21,7 @@ from atlas.catalog.jobs import Claim
 APPLICATION = "circuit-atlas"
 VERSION = "1"  # of the steps below, not of the program: a change of the steps needs a new one
 MAX_RECOVERIES = 10
+_GOING_ON = {"ENQUEUED", "PENDING", "DELAYED"}
 _POLL = 0.1  # seconds between looks into the own queue
 
 Outcome = dict[str, Any]
@@ -89,19 +90,16 @@ class Durable:
             self.close()
             raise
 
-    def begin(self, claim: Claim) -> str:
-        """Run the claim, unless DBOS runs it already (after a kill it does so by itself); returns the workflow's state."""
-        status = DBOS.get_workflow_status(claim.workflow)
-        if status is None:
+    def begin(self, claim: Claim) -> None:
+        """Run the claim, unless DBOS has it already: after a kill it goes on by itself."""
+        if DBOS.get_workflow_status(claim.workflow) is None:
             with SetWorkflowID(claim.workflow):
                 self._queue.enqueue(self._job, claim.id, claim.attempt)
-            return "ENQUEUED"
-        return status.status
 
-    def forget(self, claim: Claim) -> None:
-        """A workflow that is not to be taken up again."""
-        if DBOS.get_workflow_status(claim.workflow) is not None:
-            DBOS.cancel_workflow(claim.workflow)
+    def ended_as(self, claim: Claim) -> str | None:
+        """How the workflow ended, None while it waits or runs."""
+        status = DBOS.get_workflow_status(claim.workflow)
+        return status.status if status is not None and status.status not in _GOING_ON else None
 
     def close(self) -> None:
         DBOS.destroy(destroy_registry=True)

@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 
 import psutil
+import torch
 
 from atlas.catalog import Catalog, workers
 from atlas.errors import UsageError
@@ -20,6 +21,13 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,79}")
 def default_name(device: str) -> str:
     """Host and device, so that a worker that is started again goes by its old name."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", f"{socket.gethostname()}-{device}").strip("-._")[:80]
+
+
+def full_device(device: torch.device) -> str:
+    """`cuda` with its number, so that one GPU has one name."""
+    if device.type == "cuda" and device.index is None:
+        return f"cuda:{torch.cuda.current_device()}"
+    return str(device)
 
 
 def checked(name: str) -> str:

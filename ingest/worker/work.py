@@ -16,7 +16,7 @@ from atlas.catalog.jobs import Claim
 from atlas.catalog.tables import Person
 from atlas.errors import AtlasError, StoreUnavailable
 from atlas.group_records import TraceRequest
-from atlas.jobs import LabelRequest
+from atlas.jobs import LabelRequest, RebuildRequest
 from ingest.worker.models import LoadedModels
 
 LOG = logging.getLogger("ingest.worker")
@@ -36,8 +36,8 @@ PAUSES = (
 )  # seconds between tries while a store is down; a Neo4j takes up to a minute
 
 
-class JobLost(Exception):
-    """The job is not this worker's any more: cancelled, handed back, or taken over."""
+class JobLost(BaseException):
+    """The job is not this worker's any more: cancelled, handed back, or taken over. No fault, so not an Exception."""
 
 
 class Report:
@@ -80,7 +80,7 @@ def perform(atlas: Atlas, claim: Claim, models: LoadedModels, stopping: Callable
             if pause is None:
                 return _failed(error)
             LOG.warning("job %s waits %d s: %s", claim.id, pause, error)
-            _wait(pause, stopping)
+            wait(pause, stopping)
         except AtlasError as error:
             return _failed(error)
         except Exception as error:  # a fault of this program must end the job, not the worker
@@ -102,7 +102,9 @@ def _do(atlas: Atlas, claim: Claim, models: LoadedModels, report: Report) -> dic
             author = as_author(atlas, claim.author, "editor")
             return _label(author, claim, models, report)
         case "rebuild":
-            return as_author(atlas, claim.author, "admin").rebuild(progress=report).model_dump(mode="json")
+            author = as_author(atlas, claim.author, "admin")
+            asked = RebuildRequest.model_validate(claim.arguments)
+            return author.rebuild(progress=report, take_over=asked.take_over).model_dump(mode="json")
         case _:
             raise AtlasError(f"This worker does not know the kind of job {claim.kind!r}.", "Upgrade the worker.")
 
@@ -166,7 +168,8 @@ def _failed(error: AtlasError) -> dict[str, Any]:
     return {"error": {"type": type(error).__name__, "message": error.message, "hint": error.hint}}
 
 
-def _wait(seconds: float, stopping: Callable[[], bool]) -> None:
+def wait(seconds: float, stopping: Callable[[], bool]) -> None:
+    """Raises JobLost when the worker is to stop meanwhile."""
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         if stopping():

@@ -7,9 +7,9 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib.metadata import version
-from typing import Any
+from typing import Any, TypeVar
 
 from atlas.api import Atlas
 from atlas.catalog import jobs as rows
@@ -20,8 +20,9 @@ from atlas.errors import AtlasError, SchemaMismatch, StoreUnavailable, UsageErro
 from ingest.worker import names
 from ingest.worker.durable import MAX_RECOVERIES, Durable
 from ingest.worker.models import LoadedModels
-from ingest.worker.work import JobLost, perform
+from ingest.worker.work import JobLost, perform, wait
 
+T = TypeVar("T")
 LOG = logging.getLogger("ingest.worker")
 KINDS = ("trace", "label", "rebuild")
 STREAK = 20  # jobs of one model in a row before an older job of another gets its turn
@@ -51,6 +52,7 @@ class Worker:
         self.device = device
         self.kinds = tuple(kinds)
         self.done = 0
+        self.hangs = False
         self._atlas = atlas
         self._catalog = atlas.catalog
         self._models = LoadedModels(atlas.settings, device, dtype)
@@ -148,6 +150,8 @@ class Worker:
         self._reclaim()
         if self._active is None:
             self._resume()
+        else:
+            self._check_workflow(self._active)
 
     def _reclaim(self) -> None:
         """Queue again what runs at workers that are dead."""
@@ -187,13 +191,15 @@ class Worker:
         assert self._durable is not None
         LOG.info("job %s (%s of %s), attempt %d", claim.id, claim.kind, claim.author, claim.attempt)
         self._ended.clear()
+        self._durable.begin(claim)
         self._active = claim
-        state = self._durable.begin(claim)
-        if state not in ("ENQUEUED", "PENDING", "DELAYED"):
-            self._give_up(claim, state)
 
-    def _give_up(self, claim: Claim, state: str) -> None:
-        """DBOS has ended the workflow although the job runs: it was taken up too often, or DBOS itself failed."""
+    def _check_workflow(self, claim: Claim) -> None:
+        """Let the job fail when DBOS has ended its workflow and the job still runs: taken up too often, or a fault of DBOS."""
+        assert self._durable is not None
+        state = self._durable.ended_as(claim)
+        if state is None or self._ended.is_set():
+            return
         often = state == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
         error = {
             "type": "WorkerLost",
@@ -214,7 +220,7 @@ class Worker:
         elif self._stop_at is not None and time.monotonic() >= self._stop_at:
             if self._write_as(claim.author, lambda session: rows.hand_back(session, claim)):
                 LOG.info("job %s is handed back", claim.id)
-            self._ended.wait(5.0)  # it ends at its next report
+            self.hangs = not self._ended.wait(5.0)  # it ends at its next report
             self._active = None
 
     def _others_wait(self) -> bool:
@@ -229,29 +235,25 @@ class Worker:
     # -- the steps, in a thread of DBOS
 
     def _do(self, job_id: str, attempt: int) -> dict[str, Any]:
-        with self._catalog.read() as session:
-            claim = rows.held(session, job_id, attempt, self.name)
-        if claim is None:
-            return {"lost": True}
         try:
+            claim = self._patiently(lambda: self._held(job_id, attempt))
+            if claim is None:
+                return {"lost": True}
             return perform(self._atlas, claim, self._models, self._must_stop)
         except JobLost:
             return {"lost": True}
 
     def _end(self, job_id: str, attempt: int, outcome: dict[str, Any]) -> None:
-        while not self._must_stop():
-            try:
-                self._write_end(job_id, attempt, outcome)
-                break
-            except StoreUnavailable as error:
-                LOG.warning("%s", error)
-                time.sleep(1.0)
-        if self._active is not None and self._active.id == job_id:
-            self._ended.set()
+        try:
+            self._patiently(lambda: self._write_end(job_id, attempt, outcome))
+        except JobLost:
+            pass
+        finally:
+            if self._active is not None and self._active.id == job_id:
+                self._ended.set()
 
     def _write_end(self, job_id: str, attempt: int, outcome: dict[str, Any]) -> None:
-        with self._catalog.read() as session:
-            claim = rows.held(session, job_id, attempt, self.name)
+        claim = self._held(job_id, attempt)
         if claim is None or "lost" in outcome:
             LOG.info("job %s is not this worker's any more", job_id)
             return
@@ -262,6 +264,19 @@ class Worker:
         if ended:
             self.done += 1
             LOG.info("job %s %s", job_id, "failed: " + outcome["error"]["message"] if "error" in outcome else "done")
+
+    def _held(self, job_id: str, attempt: int) -> Claim | None:
+        with self._catalog.read() as session:
+            return rows.held(session, job_id, attempt, self.name)
+
+    def _patiently(self, work: Callable[[], T]) -> T:
+        """Wait for a catalog that is down. Raises JobLost when the worker is to stop."""
+        while True:
+            try:
+                return work()
+            except StoreUnavailable as error:
+                LOG.warning("%s", error)
+                wait(1.0, self._must_stop)
 
     def _must_stop(self) -> bool:
         return self._stop_at is not None and time.monotonic() >= self._stop_at
