@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import streamlit as st
 
@@ -10,9 +11,10 @@ from atlas.errors import AtlasError
 from atlas.group_records import JobRow, PersonRow
 from ui import markup, work
 from ui.listing import when
-from ui.shared import asked, begin, get_atlas, guarded, heading, note, problem, remember, show
+from ui.shared import asked, begin, fragment, get_atlas, guarded, heading, note, problem, remember, show
 
 PAGE = 25
+SAID_SECONDS = 30.0  # what a button did is shown for so long
 BATCHES_FROM = 500  # jobs looked through for names of batches
 begin("Jobs" if not asked("job") else None)
 with guarded():
@@ -31,14 +33,14 @@ def act(what: str, verb: str, ids: list[str]) -> None:
             refused.append(error)
         else:
             changed += getattr(made, "changed", 1)
-    st.session_state.jobs_said = (f"{what}: {markup.counted(changed, 'job')}.", refused)
+    st.session_state.jobs_said = (f"{what}: {markup.counted(changed, 'job')}.", refused, time.monotonic())
 
 
 def said() -> None:
-    """What the last button did."""
-    if "jobs_said" not in st.session_state:
+    """What the last button did, if it was a moment ago."""
+    text, refused, at = st.session_state.get("jobs_said", ("", [], -SAID_SECONDS))
+    if time.monotonic() - at >= SAID_SECONDS:
         return
-    text, refused = st.session_state.jobs_said
     show(markup.tag("p", text, cls="ca-line", role="status"))
     for error in refused[:3]:
         problem(error)
@@ -68,7 +70,7 @@ def button(job: JobRow, person: PersonRow) -> None:
     )
 
 
-@st.fragment(run_every=work.LOOKED)
+@fragment(run_every=work.LOOKED)
 def one_job(job_id: str) -> None:
     with guarded():
         job = get_atlas().job(job_id)
@@ -145,7 +147,7 @@ def more() -> None:
     st.session_state.jobs_shown = st.session_state.get("jobs_shown", PAGE) + PAGE
 
 
-@st.fragment(run_every=work.LOOKED)
+@fragment(run_every=work.LOOKED)
 def listing(state: str | None, batch: str | None, own: bool) -> None:
     most = st.session_state.get("jobs_shown", PAGE)
     with guarded():
