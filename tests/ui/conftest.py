@@ -7,6 +7,7 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -19,6 +20,17 @@ from tests.conftest import make_circuit
 
 HOSTILE = "<img src=x onerror=alert(1)> **bold** :red[x] `code`"
 FEATURE = "toy/toy-set/0/6"
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+WAIT = 60_000  # ms; the machine may be busy
 
 
 @dataclass
@@ -83,3 +95,55 @@ def pages(filled: Filled) -> Iterator[str]:
     yield url
     process.terminate()
     process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
+    if not chromium:
+        message = "Chromium is not installed; set CHROMIUM to its program"
+        if os.environ.get("CI"):
+            pytest.fail(message)
+        pytest.skip(message)
+    from playwright import sync_api as playwright_api
+
+    with playwright_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, pages: str) -> Iterator:
+    """A fresh page that must end without a console error, a dialog or a request to another host."""
+    from playwright.sync_api import expect
+
+    context = browser.new_context(viewport={"width": 1400, "height": 1000}, base_url=pages)
+    context.set_default_timeout(WAIT)
+    expect.set_options(timeout=WAIT)
+    page = context.new_page()
+    trouble: list[str] = []
+    host = urlsplit(pages).netloc
+    # Streamlit looks for its server below the page's own address first, and the browser logs that this is not there
+    page.on(
+        "console",
+        lambda m: (
+            trouble.append(f"console: {m.text} {m.location}")
+            if m.type == "error" and "/_stcore/" not in m.location.get("url", "")
+            else None
+        ),
+    )
+    page.on("pageerror", lambda error: trouble.append(f"error: {error}"))
+    page.on("dialog", lambda dialog: (trouble.append(f"dialog: {dialog.message}"), dialog.dismiss()))
+    for event in ("request", "websocket"):
+        page.on(
+            event,
+            lambda r: (
+                trouble.append(f"off-site: {r.url}")
+                if urlsplit(r.url).scheme in {"http", "https", "ws", "wss"} and urlsplit(r.url).netloc != host
+                else None
+            ),
+        )
+    yield page
+    context.close()
+    assert not trouble
