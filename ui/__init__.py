@@ -4,7 +4,7 @@
 SECTIONS: dict[str, tuple[str, ...]] = {
     "": ("home",),
     "Ask": ("search", "paths", "compare", "cypher"),
-    "Circuits": ("circuit", "feature"),
+    "Circuits": ("circuit", "collections", "feature"),
     "Work": ("trace", "jobs"),
     "Group": ("news", "people",),
 }

@@ -73,7 +73,9 @@ def history(detail: FeatureDetail) -> None:
                     markup.number(version.score, 2),
                     markup.number(version.random_score, 2),
                     when(version.created_at),
-                    markup.chip("current") if version.current else "",
+                    markup.chip("current" if version.current else "taken back")
+                    if version.current or version.taken_back
+                    else "",
                 ]
                 for version in detail.labels
             ],

@@ -10,6 +10,7 @@ import streamlit as st
 from atlas.circuit import KINDS
 from atlas.errors import NotFound
 from ui import cards, explain, markup, view
+from ui.annotation_panel import panel
 from ui.canvas import contract
 from ui.canvas.component import bridge, canvas
 from ui.listing import circuit_name, circuit_table, when
@@ -81,9 +82,18 @@ def on_selection() -> None:
 def chosen_card() -> None:
     now = current_view()
     bridge(SLOT, now.to_data(), "bridge", on_selection)
-    if not now.click:
-        return
-    row = known[now.click]
+    subjects = {"this circuit": circuit_id}
+    if now.click:
+        card(known[now.click])
+        subjects["the chosen node, here"] = f"{circuit_id}#{now.click}"
+        feature = circuit.feature_key(known[now.click])
+        if feature is not None:
+            subjects["its feature, everywhere"] = f"feature:{feature}"
+    panel(subjects, now.pins, SLOT)
+
+
+def card(row: int) -> None:
+    """What is known of the chosen node."""
     feature = circuit.feature_key(row)
     if feature is None:
         name = contract.node_names(circuit, labels)[row]
@@ -129,6 +139,7 @@ show(
             )
             if piece
         ),
+        *(markup.chip(f"# {tag}", "tag") for tag in detail.tags),
         cls="ca-line",
     ),
 )
@@ -190,7 +201,8 @@ def origin_tab() -> None:
         heading("Origin")
         pairs = [*explain.origin(record, detail.created_by), ("Id", circuit_id), ("Added", when(detail.created_at))]
         if detail.collections:
-            pairs.append(("Collections", ", ".join(detail.collections)))
+            links = [markup.link("collections", name, collection=name) for name in detail.collections]
+            pairs.append(("Collections", markup.tag("span", *(piece for each in links for piece in (each, " ")))))
         show(markup.facts(pairs))
         if detail.replicates:
             heading("Other traces of the same question")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import streamlit as st
 
 from ui import cards, markup
+from ui.annotation_panel import panel
 from ui.shared import asked, begin, get_atlas, guarded, note, remember, show
 
 begin("Feature")
@@ -22,3 +23,4 @@ if not key:
 with guarded(), st.spinner("Looking it up ..."):
     detail = get_atlas().feature(key)
 cards.full(detail)
+panel({"this feature": f"feature:{detail.feature}"}, place="feature")
