@@ -24,38 +24,39 @@ _RECENT = 86_400.0  # a worker silent for longer is not waited for
 
 def examine(atlas: Atlas, mend: bool) -> list[Check]:
     try:
-        return [_clocks(atlas), _orphans(atlas, mend)]
+        slow = _slow_clocks(atlas)
+        return [_clocks(atlas, slow), _orphans(atlas, mend, alive=set(slow))]
     except AtlasError as error:
         return [told("jobs", error)]
 
 
-def _clocks(atlas: Atlas) -> Check:
-    ahead = []
+def _clocks(atlas: Atlas, slow: dict[str, float]) -> Check:
+    wrong = []
     with atlas.catalog.read() as session:
         found = workers.rows(session)
         if not atlas.catalog.is_sqlite:
             there = session.scalar(text("SELECT clock_timestamp()"))
             skew = (there - datetime.now(UTC)).total_seconds() if there is not None else 0.0
             if abs(skew) > CLOCK_SECONDS:
-                ahead.append(
+                wrong.append(
                     f"the database's is {abs(skew):.0f} s {'ahead of' if skew > 0 else 'behind'} this machine's"
                 )
         for worker in found:
             row = workers.get(session, worker.name)
             skew = -workers.silent_for(row).total_seconds() if row is not None and row.stopped_at is None else 0.0
             if skew > CLOCK_SECONDS:
-                ahead.append(
+                wrong.append(
                     f"that of the worker {worker.name} on {worker.host} is {skew:.0f} s ahead of this machine's"
                 )
-    for name, silent in _slow_clocks(atlas).items():
-        ahead.append(f"that of the worker {name} is {silent:.0f} s behind this machine's")
+    for name, silent in slow.items():
+        wrong.append(f"that of the worker {name} is {silent:.0f} s behind this machine's")
     alive = sum(worker.state in ("idle", "busy") for worker in found)
-    if not ahead:
+    if not wrong:
         return Check(name="workers", ok=True, found=f"{alive} alive, {len(found) - alive} not")
     hint = (
         "Set the clocks of these machines by a time server: a worker whose clock is wrong is taken for dead or alive."
     )
-    return Check(name="workers", ok=False, found="clocks disagree: " + "; ".join(ahead), hint=hint)
+    return Check(name="workers", ok=False, found="clocks disagree: " + "; ".join(wrong), hint=hint)
 
 
 def _slow_clocks(atlas: Atlas) -> dict[str, float]:
@@ -74,10 +75,10 @@ def _slow_clocks(atlas: Atlas) -> dict[str, float]:
     return {name: silent for name, (at, silent) in stamps().items() if name in before and before[name][0] != at}
 
 
-def _orphans(atlas: Atlas, mend: bool) -> Check:
+def _orphans(atlas: Atlas, mend: bool, alive: set[str]) -> Check:
     """Jobs that run at a worker that is dead or unknown: a living worker would take them over; none may come."""
     with atlas.catalog.read() as session:
-        dead = [name for name in jobs.holders(session) if _is_dead(workers.get(session, name))]
+        dead = sorted(name for name in set(jobs.holders(session)) - alive if _is_dead(workers.get(session, name)))
         orphans = [held for name in dead for held in jobs.held_by(session, name)]
     if not orphans:
         return Check(name="jobs", ok=True, found="none without its worker")
