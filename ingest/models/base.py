@@ -35,12 +35,20 @@ class Frozen(ABC):
     attention_constants: list[torch.Tensor | None]  # by layer (1 or P, d): what attention adds whatever its input is
     position_vectors: torch.Tensor | None  # (P, d) learned positions, which are constants too
     parallel: bool  # attention and MLP read the same stream: features of a layer do not see its attention
+    final: torch.Tensor  # (P, d) the residual stream before the final norm
     logits: torch.Tensor  # (V,) float32, at the last position, after a final soft cap if the family has one
-    centred_logits: torch.Tensor  # (V,) float32, before a soft cap, less their mean
 
     @abstractmethod
-    def unembed_rows(self, token_ids: torch.Tensor) -> torch.Tensor:
-        """(k, d) gradients of the centred logits of `token_ids` at the last position's final residual stream.
+    def logits_at(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """(V,) float32 logits after a final soft cap, and (V,) before it, less their mean."""
+
+    @abstractmethod
+    def stream_after(self, layer: int) -> torch.Tensor:
+        """(P, d) the residual stream after a layer's MLP; -1: before the first layer."""
+
+    @abstractmethod
+    def unembed_rows(self, token_ids: torch.Tensor, position: int = -1) -> torch.Tensor:
+        """(k, d) gradients of the centred logits of `token_ids` at the final residual stream of a position.
 
         The target is the unembedding column less the mean column over the vocabulary, read through the final norm.
         """

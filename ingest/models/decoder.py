@@ -151,11 +151,12 @@ class FrozenDecoder(Frozen):
         self.model, self.blocks, self.parallel = model, blocks, model.parallel
         self.input_hook = input_hook
         self.logits = logits
-        uncapped = seen["uncapped", 0][-1].float()
-        self.centred_logits = uncapped - uncapped.mean()
+        self._uncapped = seen["uncapped", 0][-1].float()
         self.token_vectors = seen["embedding", 0]
         self.position_vectors = model.position_vectors(len(self.token_vectors))
-        self.final_scale = model.final_norm.scale(seen["final", 0][-1])
+        self.final = seen["final", 0]
+        self._streams = [*(seen["pre", i] for i in range(len(blocks))), self.final]
+        self.final_scale = model.final_norm.scale(self.final)  # (P, 1)
         before = output_hook == "mlp.hook_out"  # a post-norm, if there is one, lies between the hook and the stream
         self.outputs = torch.stack(
             [seen["mlp" if before or b.post_mlp_norm is None else "added", i] for i, b in enumerate(blocks)]
@@ -181,10 +182,24 @@ class FrozenDecoder(Frozen):
             self.heads.append(block.output_weight if post is None else post.weight[:, None] * block.output_weight)
             self.attention_constants.append(_attention_constant(block, self.patterns[-1].shape[1], after))
 
-    def unembed_rows(self, token_ids: torch.Tensor) -> torch.Tensor:
+    @torch.inference_mode()
+    def logits_at(self, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if position in (-1, len(self.final) - 1):
+            capped, uncapped = self.logits, self._uncapped
+        else:
+            head = self.model.network.get_output_embeddings()
+            uncapped = head(self.model.final_norm.module(self.final[position])).float()
+            cap = getattr(self.model.config, "final_logit_softcapping", None)
+            capped = uncapped if cap is None else torch.tanh(uncapped / cap) * cap
+        return capped, uncapped - uncapped.mean()
+
+    def stream_after(self, layer: int) -> torch.Tensor:
+        return self._streams[layer + 1]
+
+    def unembed_rows(self, token_ids: torch.Tensor, position: int = -1) -> torch.Tensor:
         norm = self.model.final_norm
         rows = self._unembedding(token_ids) * norm.weight.to(torch.float32)
-        return (norm.centre(rows) * self.final_scale.to(torch.float32)).to(self.model.dtype)
+        return (norm.centre(rows) * self.final_scale[position].to(torch.float32)).to(self.model.dtype)
 
     def logit_constants(self, token_ids: torch.Tensor) -> torch.Tensor:
         constants = torch.zeros(len(token_ids), device=token_ids.device)

@@ -10,20 +10,22 @@ from types import ModuleType
 from ingest.trace.attribute import attribute
 from ingest.trace.graph import FullGraph, NodeOrder
 from ingest.trace.influence import graph_influence
-from ingest.trace.prune import Pruned, prune, strongest_features
+from ingest.trace.prune import Pruned, prune
 from ingest.trace.run import question, trace, trace_circuit
 from ingest.trace.scores import scores
+from ingest.trace.targets import TargetSpec, parse_targets
 
 __all__ = [
     "FullGraph",
     "NodeOrder",
     "Pruned",
+    "TargetSpec",
     "attribute",
     "graph_influence",
+    "parse_targets",
     "prune",
     "question",
     "scores",
-    "strongest_features",
     "trace",
     "trace_circuit",
 ]

@@ -28,13 +28,14 @@ def kept_columns(full: FullGraph, capped: FullGraph, rows: np.ndarray, pruned: P
     nan = np.full(n, np.nan, np.float32)
     activation, probability = nan.copy(), nan.copy()
     kind[order.features], kind[order.errors] = KIND["feature"], KIND["error"]
-    kind[order.tokens], kind[order.logits] = KIND["token"], KIND["logit"]
+    kind[order.tokens] = KIND["token"]
+    kind[order.logits] = [KIND["resid" if spec.kind == "direction" else "logit"] for spec in capped.logit_targets]
     layer[order.features], position[order.features], index[order.features] = capped.features.T
     layer[order.errors] = np.repeat(np.arange(order.n_layers), order.n_positions)
     position[order.errors] = np.tile(np.arange(order.n_positions), order.n_layers)
     layer[order.tokens], position[order.tokens] = -1, np.arange(order.n_positions)
     index[order.tokens] = capped.token_ids
-    layer[order.logits], position[order.logits] = order.n_layers, order.n_positions - 1
+    layer[order.logits], position[order.logits] = capped.logit_layers, capped.logit_positions
     index[order.logits] = capped.logit_token_ids
     activation[order.features] = capped.activations
     probability[order.logits] = capped.logit_probabilities
@@ -67,10 +68,25 @@ def assemble(
     model: Model, asked: CircuitRecord, graph: FullGraph, nodes: Nodes, edges: Edges, scores: Scores, actor: str
 ) -> Circuit:
     """The circuit: what was asked, completed by targets, scores and provenance."""
-    last = graph.order.n_positions - 1
     targets = [
-        Target(what=model.token_text(int(i)), token_id=int(i), position=last, probability=float(p))
-        for i, p in zip(graph.logit_token_ids, graph.logit_probabilities, strict=True)
+        Target(
+            kind=spec.kind,
+            what=spec.what,
+            token_id=int(identity),
+            position=int(position),
+            probability=None if np.isnan(chance) else float(chance),
+        )
+        for spec, identity, position, chance in zip(
+            graph.logit_targets,
+            graph.logit_token_ids,
+            graph.logit_positions if graph.logit_positions is not None else [],
+            graph.logit_probabilities,
+            strict=True,
+        )
+    ]
+    targets += [
+        Target(kind="feature", what=f"{layer}/{index}", position=int(position))
+        for layer, position, index in graph.features[graph.explained_features]
     ]
     provenance = Provenance(
         created_by=actor,

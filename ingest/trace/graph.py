@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
+
+from ingest.trace.targets import TargetSpec
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,16 @@ class NodeOrder:
         return self.n_features + layer * self.n_positions + position
 
 
+def target_weights(order: NodeOrder, probabilities: np.ndarray, explained_features: np.ndarray) -> np.ndarray:
+    """(N,) float64: probabilities (K,) on the rows of logits (1 where there is none; equal ones if all are 0), 1 on the
+    features that are explained, 0 elsewhere."""
+    weights = np.zeros(order.size)
+    own = np.nan_to_num(probabilities.astype(np.float64), nan=1.0)
+    weights[order.logits] = own if own.any() else 1 / max(len(own), 1)
+    weights[explained_features] = 1
+    return weights
+
+
 @dataclass
 class FullGraph:
     """Exact linear effects between all nodes. P positions, L layers, F features, K logits, N nodes in `order`.
@@ -62,21 +74,26 @@ class FullGraph:
     features: np.ndarray  # (F, 3) int32: layer, position, feature; sorted in that order
     activations: np.ndarray  # (F,) float32
     logit_token_ids: np.ndarray  # (K,) int64, most likely first
-    logit_probabilities: np.ndarray  # (K,) float32, of the softmax over the whole vocabulary
+    logit_probabilities: np.ndarray  # (K,) float32, of the softmax over the whole vocabulary; NaN for other targets
     matrix: sparse.csr_array  # (N, N) float32, no stored zeros
     constants: np.ndarray  # (N,) float32, 0 for errors and tokens
     pre_activations: np.ndarray  # (N,) float32: features' and centred logits; 0 for errors and tokens
     arrays: dict[
         str, np.ndarray
     ]  # feature_inputs, feature_outputs, error_vectors (L, P, d), token_vectors (P, d), final_logits (V,)
+    targets: list[TargetSpec] = field(default_factory=list)  # all that is explained, as it was asked
+    logit_targets: list[TargetSpec] = field(default_factory=list)  # (K,) those above the sources
+    logit_layers: np.ndarray | None = None  # (K,) layers below the stream they read; None: all
+    logit_positions: np.ndarray | None = None  # (K,); None: the last
+    explained_features: np.ndarray = field(
+        default_factory=lambda: np.zeros(0, int)
+    )  # rows of features that are targets
+    computed: np.ndarray | None = None  # (F,) bool: features whose inputs are known; None: all
 
     @property
     def target_weights(self) -> np.ndarray:
-        """(N,) float64: the probabilities on the logit rows (equal weights if those are all 0), 0 elsewhere."""
-        weights = np.zeros(self.order.size)
-        probabilities = self.logit_probabilities.astype(np.float64)
-        weights[self.order.logits] = probabilities if probabilities.any() else 1 / max(len(probabilities), 1)
-        return weights
+        """(N,), see `target_weights`."""
+        return target_weights(self.order, self.logit_probabilities, self.explained_features)
 
     @property
     def blocks(self) -> list[slice]:
@@ -89,6 +106,7 @@ class FullGraph:
         """The graph cut to the features in `keep` (F,) bool; errors, tokens and logits stay."""
         rows = np.ones(self.order.size, bool)
         rows[self.order.features] = keep
+        new_row = np.cumsum(keep) - 1
         return replace(
             self,
             order=replace(self.order, n_features=int(keep.sum())),
@@ -97,4 +115,6 @@ class FullGraph:
             matrix=sparse.csr_array(self.matrix[rows][:, rows]),
             constants=self.constants[rows],
             pre_activations=self.pre_activations[rows],
+            explained_features=new_row[self.explained_features],
+            computed=None if self.computed is None else self.computed[keep],
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 from scipy import sparse
 
-from ingest.trace.graph import FullGraph
+from ingest.trace.graph import FullGraph, NodeOrder
 
 FLOOR = 1e-10  # of a row's absolute sum
 
@@ -48,6 +48,22 @@ def graph_influence(graph: FullGraph) -> np.ndarray:
     data = input_shares(row_numbers(matrix), matrix.data, graph.order.size)
     shares = sparse.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
     return node_influence(shares, graph.target_weights, graph.blocks)
+
+
+def estimated_influence(matrix: sparse.csr_array, target_weights: np.ndarray, order: NodeOrder) -> np.ndarray:
+    """(N,) influence while only some rows of `matrix` are known: nothing flows through the others.
+
+    Known rows are in no special order, so the sum over paths is done step by step; it ends because paths do.
+    """
+    data = input_shares(row_numbers(matrix), matrix.data, order.size)
+    shares = sparse.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
+    step, total = target_weights, np.zeros(order.size)
+    for _ in range(order.n_layers + 1):
+        step = shares.T @ step
+        total += step
+        if not step.any():
+            break
+    return total
 
 
 def running_share(influence: np.ndarray) -> np.ndarray:

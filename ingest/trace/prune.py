@@ -38,6 +38,7 @@ def prune(graph: FullGraph, node_threshold: float = 0.8, edge_threshold: float =
         return Pruned(np.ones(order.size, bool), np.ones(matrix.nnz, bool), influence, cumulative)
     nodes = influence >= (cut_value(influence, node_threshold) if node_threshold < 1 else 0)
     nodes[order.tokens] = nodes[order.logits] = True
+    nodes[graph.explained_features] = True
     inside = np.flatnonzero(nodes[rows] & nodes[columns])
     rows, columns = rows[inside], columns[inside]
     kept = np.ones(len(inside), bool)
@@ -47,28 +48,24 @@ def prune(graph: FullGraph, node_threshold: float = 0.8, edge_threshold: float =
         among = sparse.csr_array((edge_shares, columns, starts), shape=matrix.shape)
         edge_influence = edge_shares * (node_influence(among, weights, graph.blocks) + weights)[rows]
         kept = edge_influence >= cut_value(edge_influence, edge_threshold)
-    _drop_dead_ends(order, nodes, rows, columns, kept)
+    _drop_dead_ends(order, nodes, rows, columns, kept, graph.explained_features)
     edges = np.zeros(matrix.nnz, bool)
     edges[inside[kept]] = True
     return Pruned(nodes, edges, influence, cumulative)
 
 
-def _drop_dead_ends(order, nodes: np.ndarray, rows: np.ndarray, columns: np.ndarray, kept: np.ndarray) -> None:
-    """Remove, in place, features and errors without an edge out and features without an edge in, until none is left."""
+def _drop_dead_ends(
+    order, nodes: np.ndarray, rows: np.ndarray, columns: np.ndarray, kept: np.ndarray, explained: np.ndarray
+) -> None:
+    """Remove, in place, features and errors without an edge out and features without an edge in, until none is left.
+    Features that are explained stay."""
     while True:
         before = int(nodes.sum())
         with_out = np.bincount(columns[kept], minlength=order.size) > 0
         with_in = np.bincount(rows[kept], minlength=order.size) > 0
+        with_out[explained] = with_in[explained] = True
         nodes[order.features] &= with_in[order.features] & with_out[order.features]
         nodes[order.errors] &= with_out[order.errors]
         kept &= nodes[rows] & nodes[columns]
         if int(nodes.sum()) == before:
             return
-
-
-def strongest_features(graph: FullGraph, count: int) -> np.ndarray:
-    """(F,) bool: the `count` features of most influence in the graph (ties: the earlier rows)."""
-    influence = graph_influence(graph)[graph.order.features]
-    keep = np.zeros(graph.order.n_features, bool)
-    keep[np.argsort(-influence, kind="stable")[:count]] = True
-    return keep

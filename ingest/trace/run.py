@@ -18,9 +18,9 @@ from ingest.models import Model, load_model
 from ingest.trace.assemble import assemble, kept_columns
 from ingest.trace.attribute import Progress, attribute
 from ingest.trace.prompt import prompt_ids
-from ingest.trace.prune import prune, strongest_features
+from ingest.trace.prune import prune
 from ingest.trace.scores import scores
-from ingest.trace.targets import named_tokens
+from ingest.trace.targets import TargetSpec, parse_targets
 from ingest.transcoders import TranscoderSet, load_transcoders
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def trace(
     model: Model | str | Path,
     transcoders: TranscoderSet | str | Path,
     token_ids: Sequence[int] | None = None,
-    targets: Sequence[str | int] | None = None,
+    targets: Sequence[str | int | TargetSpec] | None = None,
     max_logits: int = 10,
     logit_mass: float = 0.95,
     max_features: int | None = None,
@@ -49,8 +49,9 @@ def trace(
     """Trace a prompt and keep the circuit; a trace that the atlas has already is returned as it is unless `again`.
 
     model, transcoders: loaded objects, folders or hub names. token_ids: exact ids in place of `prompt`, nothing is put in
-    front. targets: tokens to explain, by exact text or id; default: the fewest most likely that reach `logit_mass`, at most
-    `max_logits`. max_features: only so many features, by influence in the whole graph, which is traced first all the same.
+    front. targets: what to explain, as texts (`ingest.trace.targets`: tokens, differences, features, directions, at any
+    position), token ids or specs; default: the fewest most likely tokens that reach `logit_mass`, at most `max_logits`.
+    max_features: trace only so many features, chosen by influence on the way; the others count as unexplained.
     Thresholds of 1 keep every node and every non-zero edge. origin: the `job` and its worker, for the provenance; with
     `again`, a circuit of the same job is returned all the same (the job was killed after it). Raises UsageError, InputRejected or ModelRejected.
     """
@@ -61,11 +62,11 @@ def trace(
     if not isinstance(transcoders, TranscoderSet):
         transcoders = load_transcoders(transcoders, model)
     ids = prompt_ids(model, prompt, token_ids, chat)
-    target_ids = None if targets is None else named_tokens(model, targets)
+    specs = None if targets is None else parse_targets(model, targets)
     parameters = {
-        "targets": target_ids and sorted(target_ids),
-        "max_logits": None if target_ids else max_logits,
-        "logit_mass": None if target_ids else logit_mass,
+        "targets": specs and _described(specs),
+        "max_logits": None if specs else max_logits,
+        "logit_mass": None if specs else logit_mass,
         "max_features": max_features,
         "dtype": model.dtype_name,
     }
@@ -79,7 +80,7 @@ def trace(
             atlas.add(circuit, collection=collection)
         already = True
     else:
-        circuit = trace_circuit(model, transcoders, asked, target_ids, actor=atlas.actor, progress=progress)
+        circuit = trace_circuit(model, transcoders, asked, specs, actor=atlas.actor, progress=progress)
         if origin:
             circuit.record.provenance.source_metadata.update(origin)
         if progress:
@@ -145,7 +146,7 @@ def trace_circuit(
     model: Model,
     transcoders: TranscoderSet,
     asked: CircuitRecord,
-    target_ids: Sequence[int] | None = None,
+    targets: Sequence[TargetSpec] | None = None,
     *,
     actor: str,
     batch_size: int | None = None,
@@ -158,22 +159,22 @@ def trace_circuit(
         model,
         transcoders,
         asked.examples[0].token_ids or [],
-        logit_token_ids=target_ids,
+        targets=targets,
         max_logits=parameters["max_logits"] or 0,
         logit_mass=parameters["logit_mass"] or 0.0,
+        max_features=parameters["max_features"],
         batch_size=batch_size,
         progress=progress,
     )
+    chosen = full.computed if full.computed is not None else np.ones(full.order.n_features, bool)
     capped, rows = full, np.arange(full.order.size)
-    limit = parameters["max_features"]
-    if limit is not None and limit < full.order.n_features:
-        chosen = strongest_features(full, limit)
+    if not chosen.all():
         capped = full.keep_features(chosen)
         rows = np.concatenate([np.flatnonzero(chosen), np.arange(full.order.n_features, full.order.size)])
     pruned = prune(capped, node_threshold, edge_threshold)
     explained = np.zeros(full.order.n_features, bool)
     explained[rows[capped.order.features][pruned.nodes[capped.order.features]]] = True
-    whole, after = scores(full), scores(full, explained)
+    whole, after = scores(full, chosen), scores(full, explained)
     nodes, edges = kept_columns(full, capped, rows, pruned)
     summary = Scores(
         replacement=whole[0],
@@ -183,6 +184,13 @@ def trace_circuit(
         computed_on="full graph",
     )
     return assemble(model, asked, full, nodes, edges, summary, actor)
+
+
+def _described(specs: Sequence[TargetSpec]) -> list[Any]:
+    """For the trace key. Tokens at the last position are their ids, as they always were: old traces are found again."""
+    if all(spec.kind == "token" and spec.position == -1 for spec in specs):
+        return sorted(spec.tokens[0] for spec in specs)
+    return sorted(spec.described() for spec in specs)
 
 
 def _settings(model: Model, transcoders: TranscoderSet, record: CircuitRecord) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,7 +16,7 @@ from atlas.errors import AtlasError, InputRejected, ModelRejected, UsageError
 from ingest.models import load_model
 from ingest.trace import attribute
 from ingest.trace.prompt import prompt_ids
-from ingest.trace.targets import named_tokens
+from ingest.trace.targets import parse_targets
 from ingest.transcoders import load_transcoders
 from tests.ingest.trace.conftest import write_set
 
@@ -172,13 +173,32 @@ def test_prompts_that_cannot_be_traced(tiny):
 
 
 def test_targets_that_are_not_one_token(tiny):
-    error = refusal(InputRejected, "2 tokens", named_tokens, tiny, ["w5 w6"])
+    error = refusal(InputRejected, "2 tokens", parse_targets, tiny, ["w5 w6"])
     assert re.search("'w5' \\+ ' ?w6'", error.message)
-    refusal(InputRejected, "not in the model's vocabulary", named_tokens, tiny, ["Austin"])
-    refusal(InputRejected, "0 tokens", named_tokens, tiny, [""])
-    refusal(InputRejected, "No target token", named_tokens, tiny, [])
-    refusal(InputRejected, "target token id 50", named_tokens, tiny, [50])
-    assert named_tokens(tiny, ["w7", 9, "w7"]) == [7, 9]
+    refusal(InputRejected, "not in the model's vocabulary", parse_targets, tiny, ["Austin"])
+    refusal(InputRejected, "0 tokens", parse_targets, tiny, [""])
+    refusal(InputRejected, "No target was named", parse_targets, tiny, [])
+    refusal(InputRejected, "target token id 50", parse_targets, tiny, [50])
+    assert [spec.tokens for spec in parse_targets(tiny, ["w7", 9, "w7"])] == [(7,), (9,)]
+
+
+def test_targets_that_make_no_sense(tiny, tiny_set, tmp_path):
+    refusal(InputRejected, "not a difference of two", parse_targets, tiny, ["diff:w7"])
+    refusal(InputRejected, "not a feature", parse_targets, tiny, ["feature:1/2"])
+    refusal(InputRejected, "names layer 9; the model .* layers 0 to 2", parse_targets, tiny, ["feature:9/2/5"])
+    refusal(InputRejected, "not a readable .npy", parse_targets, tiny, [f"direction:{tmp_path / 'no.npy'}"])
+    np.save(tmp_path / "wrong.npy", np.ones(3))
+    refusal(
+        InputRejected,
+        "not a finite vector of .* width 24",
+        parse_targets,
+        tiny,
+        [f"direction:{tmp_path / 'wrong.npy'}"],
+    )
+    far = parse_targets(tiny, ["w7@9"])
+    refusal(InputRejected, "position 9; the prompt has 3 tokens", attribute, tiny, tiny_set, [1, 5, 6], targets=far)
+    silent = parse_targets(tiny, ["feature:0/0/1"])
+    refusal(InputRejected, "does not fire at position 0", attribute, tiny, tiny_set, [1, 5, 6], targets=silent)
 
 
 def test_logits_that_overflow_the_dtype(model_copy, tmp_path):

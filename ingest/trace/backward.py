@@ -1,0 +1,122 @@
+"""The backward pass through the frozen linear maps, for a batch of targets at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ingest.models.base import Frozen
+from ingest.trace.graph import NodeOrder
+from ingest.trace.sources import Sources
+from ingest.trace.targets import Targets
+from ingest.transcoders.set import TranscoderSet
+
+
+class Backward:
+    """Carries gradients of a batch of targets down and collects the effects of all sources."""
+
+    def __init__(
+        self,
+        frozen: Frozen,
+        transcoders: TranscoderSet,
+        sources: Sources,
+        order: NodeOrder,
+        targets: Targets,
+    ) -> None:
+        self.frozen = frozen
+        self.transcoders = transcoders
+        self.sources = sources
+        self.order = order
+        self.targets = targets
+        self.device, self.dtype, self.width = targets.vectors.device, targets.vectors.dtype, targets.vectors.shape[1]
+
+    def heights(self, layers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """(B,) where a row's way down begins: in the middle of its layer for a feature; for a target above the sources at
+        the stream after `layers` layers."""
+        return layers + 0.5 * (rows < self.order.n_features)
+
+    def rows(self, layers: np.ndarray, rows: np.ndarray, position: int) -> tuple[torch.Tensor, torch.Tensor]:
+        """Effects on targets that share a position, sorted by `heights` from the top.
+
+        layers, rows: (B,) as in `heights`. Returns (B, n_sources) effects and (B,) effects of constants, float32.
+        """
+        p = position + 1
+        effects = torch.zeros(len(rows), self.order.n_sources, device=self.device)
+        constants = torch.zeros(len(rows), device=self.device)
+        grad = torch.zeros(len(rows), p, self.width, device=self.device, dtype=self.dtype)
+        live = 0  # rows whose target lies above the current place
+        for layer in range(int(np.ceil(self.heights(layers, rows).max(initial=0))), -1, -1):
+            above = int(((layers == layer) & (rows >= self.order.n_sources)).sum())
+            if above:
+                picked = torch.from_numpy(rows[live : live + above] - self.order.n_sources).to(self.device)
+                grad[live : live + above, position] = self.targets.vectors[picked]
+                live += above
+            if layer == 0:
+                break
+            live = self._down(layer - 1, layers, rows, position, live, grad, effects, constants)
+        effects[:, self.order.tokens][:, :p] = torch.einsum("bpd,pd->bp", grad, self.frozen.token_vectors[:p]).float()
+        if self.frozen.position_vectors is not None:
+            constants += torch.einsum("bpd,pd->b", grad, self.frozen.position_vectors[:p]).float()
+        return effects, constants
+
+    def _down(
+        self,
+        layer: int,
+        layers: np.ndarray,
+        rows: np.ndarray,
+        position: int,
+        live: int,
+        grad: torch.Tensor,
+        effects: torch.Tensor,
+        constants: torch.Tensor,
+    ) -> int:
+        """Through one layer, whose features' rows begin on the way; returns how many rows are live then."""
+        skipped = self._from_mlp(layer, grad[:live], effects[:live], constants[:live]) if live else None
+        if self.frozen.parallel and live:  # attention does not lie between a layer's features and the stream
+            self._through_attention(layer, grad[:live], constants[:live])
+        if skipped is not None:
+            grad[:live] += skipped
+        born = int(((layers == layer) & (rows < self.order.n_features)).sum())
+        if born:
+            picked = torch.from_numpy(rows[live : live + born] - self.sources.starts[layer][0]).to(self.device)
+            encoder = self.sources.encoders[layer][picked]
+            grad[live : live + born, position] = self.frozen.input_back(layer, encoder, position)
+            read = self.frozen.input_constant(layer)
+            if read is not None:
+                constants[live : live + born] += (encoder @ read).float()
+            live += born
+        if not self.frozen.parallel and live:
+            self._through_attention(layer, grad[:live], constants[:live])
+        return live
+
+    def _through_attention(self, layer: int, grad: torch.Tensor, constants: torch.Tensor) -> None:
+        """In place."""
+        constant = self.frozen.attention_constants[layer]
+        if constant is not None:
+            everywhere = len(constant) == 1
+            constants += (
+                grad.sum(dim=1) @ constant[0]
+                if everywhere
+                else torch.einsum("bpd,pd->b", grad, constant[: grad.shape[1]])
+            ).float()
+        grad[:] = self.frozen.attention_back(layer, grad)
+
+    def _from_mlp(
+        self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Collect what is written at the layer's output hook; returns the gradient through a skip connection, if any."""
+        at_output = self.frozen.output_back(layer, grad)
+        for p in range(grad.shape[1]):
+            writes = self.sources.writes[layer][p]
+            found = (at_output[:, p] @ writes.vectors).float()
+            effects[:, writes.columns] += found[:, :-2]  # a cross-layer feature adds up what it writes at each layer
+            effects[:, self.order.error_row(layer, p)] = found[:, -2]
+            constants += found[:, -1]
+        skip = self.transcoders.layers[layer].w_skip
+        if skip is None:
+            return None
+        at_input = at_output @ skip
+        read = self.frozen.input_constant(layer)
+        if read is not None:
+            constants += (at_input.sum(dim=1) @ read).float()
+        return self.frozen.input_back(layer, at_input, slice(grad.shape[1]))
