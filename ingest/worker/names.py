@@ -6,6 +6,7 @@ import contextlib
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator
 
 import psutil
@@ -91,20 +92,43 @@ def _close(stack: contextlib.ExitStack | None) -> None:
             stack.close()
 
 
-@contextlib.contextmanager
-def if_dead(catalog: Catalog, worker: str) -> Iterator[bool]:
-    """Whether the worker of that name is dead; while this is open no new one can start under the name.
+class Others:
+    """The other workers of the queue, as this one sees them.
 
-    Dead is who does not hold the lock of the name and has either no process on this host or given no sign of life for
-    `SILENT_SECONDS`; or who, lock or not, has given none for `workers.LOST_SECONDS` (a host that hangs or was cut off).
+    Their silence is measured by this worker's clock, from when their last sign of life was first seen: clocks of two hosts
+    need not agree.
     """
-    with catalog.read() as session:
-        row = workers.get(session, worker)
-    silent = workers.silent_for(row).total_seconds() if row is not None else float("inf")
-    with catalog.lock(lock_name(worker), 0) as free:
-        if free:
+
+    def __init__(self, catalog: Catalog) -> None:
+        self._catalog = catalog
+        self._seen: dict[str, tuple[str, float]] = {}
+
+    @contextlib.contextmanager
+    def if_dead(self, worker: str) -> Iterator[bool]:
+        """Whether the worker of that name is dead; while this is open no new one can start under the name.
+
+        Dead is who does not hold the lock of the name and has stopped, has no process on this host, or has given no sign of
+        life for `SILENT_SECONDS`; or who, lock or not, has given none for `workers.LOST_SECONDS` (a host that hangs).
+        """
+        with self._catalog.read() as session:
+            row = workers.get(session, worker)
+        silent = self._silence(worker, row.alive_at if row is not None else "")
+        with self._catalog.lock(lock_name(worker), 0) as free:
+            if not free:
+                yield silent > workers.LOST_SECONDS
+                return
             here = row is not None and row.host == socket.gethostname()
-            gone = here and row is not None and (row.pid == os.getpid() or not psutil.pid_exists(row.pid))
-            yield gone or silent > SILENT_SECONDS or (row is not None and row.stopped_at is not None)
-        else:
-            yield silent > workers.LOST_SECONDS
+            gone = row is None or row.stopped_at is not None
+            yield gone or (here and not _runs(row.pid)) or silent > SILENT_SECONDS  # type: ignore[union-attr]
+
+    def _silence(self, worker: str, stamp: str) -> float:
+        now = time.monotonic()
+        before, since = self._seen.get(worker, ("", now))
+        if stamp != before or worker not in self._seen:
+            self._seen[worker] = (stamp, now)
+            return 0.0
+        return now - since
+
+
+def _runs(pid: int) -> bool:
+    return pid != os.getpid() and psutil.pid_exists(pid)

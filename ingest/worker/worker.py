@@ -17,7 +17,7 @@ from atlas.catalog import workers
 from atlas.catalog.jobs import Claim
 from atlas.catalog.values import new_id
 from atlas.errors import AtlasError, SchemaMismatch, StoreUnavailable, UsageError
-from ingest.worker import names
+from ingest.worker import figures, names
 from ingest.worker.durable import MAX_RECOVERIES, Durable
 from ingest.worker.models import LoadedModels
 from ingest.worker.work import JobLost, perform, wait
@@ -57,11 +57,13 @@ class Worker:
         self._catalog = atlas.catalog
         self._models = LoadedModels(atlas.settings, device, dtype)
         self._instance = new_id()
+        figures.watch_device(device)
         self._grace = grace
         locks = [names.lock_name(name)]
         if device != "cpu":
             locks.append(f"device-{socket.gethostname()}-{device.replace(':', '-')}")
         self._lock = names.NameLock(self._catalog, *locks)
+        self._others = names.Others(self._catalog)
         self._stop_at: float | None = None
         self._active: Claim | None = None
         self._ended = threading.Event()
@@ -158,7 +160,7 @@ class Worker:
         with self._catalog.read() as session:
             others = [name for name in rows.holders(session) if name != self.name]
         for name in others:
-            with names.if_dead(self._catalog, name) as dead:
+            with self._others.if_dead(name) as dead:
                 if not dead:
                     continue
                 with self._catalog.read() as session:
@@ -239,7 +241,10 @@ class Worker:
             claim = self._patiently(lambda: self._held(job_id, attempt))
             if claim is None:
                 return {"lost": True}
-            return perform(self._atlas, claim, self._models, self._must_stop)
+            began = time.monotonic()
+            outcome = perform(self._atlas, claim, self._models, self._must_stop)
+            figures.count(self._atlas, claim, outcome, time.monotonic() - began)
+            return outcome
         except JobLost:
             return {"lost": True}
 
