@@ -63,6 +63,7 @@ class Manifest(BaseModel):
     kind: Literal["export", "backup"]
     program: str = Field(description="version of the program that wrote it")
     catalog_schema: str = Field(description="schema revision of the catalog it was read from", max_length=64)
+    catalog: str | None = Field(None, description="id of the catalog it was read from")
     made_at: str
     made_by: str
     encoder: EncoderName | None = Field(None, description="what made the embeddings of the labels")

@@ -63,6 +63,8 @@ from atlas.catalog.values import chunks
 Report = Callable[[int, int, str], None]
 _PART_BYTES = 8 * 2**20  # a member with records is closed when it is longer
 _AT_ONCE = 200
+# A restored atlas is another one: it must not touch the graph of the first, and its cookies are signed anew.
+_OF_THIS_PLACE = {"catalog", "cookie_secret"}
 
 
 def write_records(session: Session, writer: BundleWriter, report: Report) -> None:
@@ -74,7 +76,7 @@ def write_records(session: Session, writer: BundleWriter, report: Report) -> Non
         count = part = size = 0
         lines: list[bytes] = []
         for line in readers[kind](session):
-            data = line.model_dump_json().encode()
+            data = line.model_dump_json(warnings=False).encode()  # JSON columns are plain dicts
             lines.append(data)
             size += len(data)
             count += 1
@@ -229,7 +231,7 @@ def _jobs(session: Session) -> Iterator[JobLine]:
 
 def _facts(session: Session) -> Iterator[FactLine]:
     for row in sorted(session.execute(select(Meta.key.label("name"), Meta.value)), key=lambda row: row.name):
-        if "secret" not in row.name:  # that of the cookies: a restored atlas makes a new one, everybody signs in again
+        if row.name not in _OF_THIS_PLACE and "secret" not in row.name:
             yield _filled(FactLine, row)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -80,6 +80,9 @@ class Tally:
         self.announced += other.announced
         self.circuits += other.circuits
         return self
+
+
+Work = Callable[[Session], Tally]
 
 
 def _by(signed: Signed, sign: Signer) -> dict[str, str]:

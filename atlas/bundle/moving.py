@@ -130,7 +130,8 @@ def _usable(line: LabelLine, encoder: EncoderRecord) -> bool:
 
 def _sign_off(manifest: Manifest, file: str, added: dict[str, int], session: Session) -> Tally:
     """One entry of the audit log says who brought what, and from where."""
-    audit.record(session, "import", file, added=added, made_by=manifest.made_by, made_at=manifest.made_at)
+    origin = {"made_by": manifest.made_by, "made_at": manifest.made_at, "catalog": manifest.catalog}
+    audit.record(session, "import", file, added=added, **origin)
     return Tally()
 
 

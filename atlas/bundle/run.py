@@ -18,6 +18,7 @@ from atlas.bundle.merge import (
     Embeddings,
     Signer,
     Tally,
+    Work,
     fresh_labels,
     merge_circuits,
     merge_collections,
@@ -29,7 +30,6 @@ from atlas.bundle.merge import (
 from atlas.catalog.values import chunks
 from atlas.circuit import Circuit
 
-Work = Callable[[Session], Tally]
 _BATCH = 500
 _BATCH_BYTES = 32 * 2**20  # of circuit files in one batch
 

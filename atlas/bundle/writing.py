@@ -17,6 +17,7 @@ from atlas.bundle.archive import BundleWriter, EncoderName, Manifest
 from atlas.bundle.gather import Report, write_circuits, write_records
 from atlas.catalog import labels as label_store
 from atlas.catalog.migrate import HEAD
+from atlas.catalog.tables import Meta
 from atlas.catalog.values import now
 from atlas.errors import InputRejected, UsageError
 
@@ -38,10 +39,12 @@ def write_bundle(
 
 def _manifest(session: Session, kind: Literal["export", "backup"], actor: str) -> Manifest:
     encoder = label_store.encoder(session)
+    known = session.get(Meta, "catalog")
     return Manifest(
         kind=kind,
         program=__version__,
         catalog_schema=HEAD,
+        catalog=known.value["id"] if known else None,
         made_at=now(),
         made_by=actor,
         encoder=EncoderName(name=encoder.name, dimension=encoder.dimension) if encoder else None,

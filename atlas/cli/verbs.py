@@ -2,6 +2,7 @@
 
 from atlas.cli import (  # noqa: F401
     annotations,
+    backup,
     circuits,
     collections,
     demo,
@@ -36,6 +37,8 @@ ORDER = [
     "migrate",
     "rebuild",
     "doctor",
+    "backup",
+    "restore",
     "health",
     "audit",
     "up",
