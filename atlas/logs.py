@@ -145,7 +145,9 @@ class RequestLog:
     """ASGI middleware: a request id (the caller's X-Request-ID if it is a plain one) on every entry and in the answer,
     and one entry per request with method, path, status and seconds. Query strings and headers are never logged."""
 
-    def __init__(self, app: Any, quiet: tuple[str, ...] = ("/healthz", "/readyz", "/metrics")) -> None:
+    def __init__(
+        self, app: Any, quiet: tuple[str, ...] = ("/healthz", "/readyz", "/metrics", "/static/", "/_stcore/")
+    ) -> None:
         self.app, self.quiet = app, quiet
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -168,6 +170,6 @@ class RequestLog:
             try:
                 await self.app(scope, receive, answer)
             finally:
-                if scope["path"] not in self.quiet:
+                if not scope["path"].startswith(self.quiet):
                     fields = {"method": scope["method"], "path": scope["path"], "status": status}
                     REQUESTS.info("request", extra={**fields, "seconds": round(time.monotonic() - began, 4)})

@@ -58,15 +58,10 @@ def _count_verb(seen: Seen) -> None:
 
 
 def trace_ended(outcome: str, seconds: float, tokens: int = 0) -> None:
-    """A worker's trace ended: `outcome` done, failed or cancelled."""
+    """A worker's trace ended: `outcome` done or failed. Those cancelled or handed back do not count."""
     TRACES.labels(outcome).inc()
     TRACE_SECONDS.observe(seconds)
     TOKENS.inc(tokens)
-
-
-def device_memory(device: str, used: int) -> None:
-    """Bytes in use on `device` now."""
-    DEVICE_MEMORY.labels(device).set(used)
 
 
 class StoreCollector:

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
-from atlas import authentication
+from atlas import authentication, logs
 from atlas.api import Atlas
 from atlas.settings import load_settings
 from ui import auth, cookies, sign_in
@@ -42,17 +42,20 @@ def _served() -> tuple[list[BaseRoute], AbstractAsyncContextManager[None]]:
     return [*routes, *made.routes], made.running()
 
 
+if load_settings().accounts:
+    logs.setup_from(load_settings(), "info")
 _routes, _running = _served()
 app = st.App(
     str(files("ui.app") / "main.py"),
     routes=_routes,
     lifespan=lambda app: _running,
     middleware=[
+        Middleware(logs.RequestLog),
         Middleware(
             Gate,
             get=server_atlas,
             accounts=load_settings().accounts,
             provider=load_settings().accounts and auth.has_provider(),
-        )
+        ),
     ],
 )

@@ -9,6 +9,7 @@ import sys
 import time
 import urllib.request
 import webbrowser
+from contextlib import nullcontext
 from importlib.resources import files
 from pathlib import Path
 
@@ -52,7 +53,8 @@ def launch(
     """Start the pages and wait until they answer: (process, address). The caller ends the process.
 
     `port` None takes 8501 when free, else any free one. `host`: where to listen. `accounts`: ask for a sign-in, `https`: a
-    proxy in front speaks it; None = as the settings say. The server writes its log to `ui.log` in the atlas home. Raises
+    proxy in front speaks it; None = as the settings say. The server writes its log to `ui.log` in the atlas home, with
+    accounts to stderr. Raises
     UsageError when the port is taken, or when pages without accounts were to listen for other machines, and AtlasError when
     the server does not come up.
     """
@@ -73,7 +75,7 @@ def launch(
         f"--{name}={value}" for name, value in {**_FLAGS, "server.address": host, "server.port": str(port)}.items()
     ]
     command = [sys.executable, "-m", "streamlit", "run", str(files("ui") / "asgi.py"), *flags]
-    with log.open("ab") as output:
+    with nullcontext(2) if accounts else log.open("ab") as output:  # a service's log is its stderr
         process = subprocess.Popen(
             command, stdout=output, stderr=output, stdin=subprocess.DEVNULL, env=environment, cwd=Path.cwd()
         )
@@ -83,7 +85,8 @@ def launch(
     try:
         while not _healthy(url):
             if process.poll() is not None or time.monotonic() > deadline:
-                raise AtlasError(f"The pages did not start on port {port}.", f"Read the end of {log}.")
+                said = "what it wrote above" if accounts else f"the end of {log}"
+                raise AtlasError(f"The pages did not start on port {port}.", f"Read {said}.")
             time.sleep(0.1)
         if open_browser:
             webbrowser.open(url)

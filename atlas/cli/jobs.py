@@ -46,8 +46,9 @@ def run_worker(
     drain: Annotated[bool, typer.Option("--drain", help="Stop when no job waits.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Stop after one job, or when none waits.")] = False,
     metrics_port: Annotated[
-        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus metrics on this loopback port.")
+        int | None, typer.Option(min=1, max=65535, help="Serve Prometheus metrics on this port.")
     ] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for them; who reaches it needs no token.")] = "127.0.0.1",
     json: Json = False,
 ) -> None:
     """Do the jobs of the queue one after the other, until SIGTERM or Ctrl-C: then the current one ends or is handed back."""
@@ -71,7 +72,7 @@ def run_worker(
         if metrics_port is not None:
             from atlas.metrics import start_metrics_server
 
-            start_metrics_server(metrics_port)
+            start_metrics_server(metrics_port, metrics_host)
         stderr().print(f"The worker {made.name} takes {', '.join(made.kinds)} jobs on {where} (Ctrl-C stops it).")
         ended = made.run(drain=drain or once, most=1 if once else None)
     emit(

@@ -6,6 +6,7 @@ import os
 import socket
 import time
 from datetime import UTC, datetime
+from functools import partial
 
 import psutil
 from sqlalchemy import text
@@ -13,6 +14,7 @@ from sqlalchemy.orm import Session
 
 from atlas.api import Atlas
 from atlas.catalog import audit, jobs, workers
+from atlas.catalog.jobs import Claim
 from atlas.catalog.tables import Worker
 from atlas.catalog.workers import HEARTBEAT_SECONDS, LOST_SECONDS
 from atlas.diagnosis.check import MEND, Check, told
@@ -77,30 +79,39 @@ def _slow_clocks(atlas: Atlas) -> dict[str, float]:
 
 def _orphans(atlas: Atlas, mend: bool, alive: set[str]) -> Check:
     """Jobs that run at a worker that is dead or unknown: a living worker would take them over; none may come."""
+    found: dict[str, int] = {}
     with atlas.catalog.read() as session:
-        dead = sorted(name for name in set(jobs.holders(session)) - alive if _is_dead(workers.get(session, name)))
-        orphans = [held for name in dead for held in jobs.held_by(session, name)]
-    if not orphans:
+        holders = set(jobs.holders(session)) - alive
+    for name in sorted(holders):
+        with atlas.catalog.lock(f"worker-{name}", 0) as free:  # a living worker holds it; none can start meanwhile
+            with atlas.catalog.read() as session:
+                orphans = jobs.held_by(session, name) if _is_dead(workers.get(session, name), free) else []
+            if orphans:
+                found[name] = len(orphans)
+            if orphans and mend:
+                atlas._write(partial(_queue_again, orphans=orphans), "admin")
+    if not found:
         return Check(name="jobs", ok=True, found="none without its worker")
-    what = f"{len(orphans)} run at workers that are gone: {', '.join(dead)}"
+    what = f"{sum(found.values())} run at workers that are gone: {', '.join(found)}"
     if not mend:
         return Check(
             name="jobs", ok=False, found=what, hint=f"{MEND} It queues them again; so does a worker that starts."
         )
-
-    def work(session: Session) -> int:
-        returned = [held.id for held in orphans if jobs.hand_back(session, held)]
-        for job_id in returned:
-            audit.record(session, "mend", job_id, queued_again=True)
-        return len(returned)
-
-    atlas._write(work, "admin")
     return Check(name="jobs", ok=True, found=f"{what}; queued again", mended=True)
 
 
-def _is_dead(row: Worker | None) -> bool:
-    if row is None or row.stopped_at is not None:
+def _queue_again(session: Session, orphans: list[Claim]) -> None:
+    for held in orphans:
+        if jobs.hand_back(session, held):
+            audit.record(session, "mend", held.id, queued_again=True)
+
+
+def _is_dead(row: Worker | None, free: bool) -> bool:
+    """`free`: nobody holds the lock of its name."""
+    if row is None:
         return True
-    if row.host == socket.gethostname() and row.pid != os.getpid() and not psutil.pid_exists(row.pid):
-        return True
-    return workers.silent_for(row).total_seconds() > LOST_SECONDS
+    silent = workers.silent_for(row).total_seconds()
+    if not free:
+        return silent > LOST_SECONDS  # a host that hangs or was cut off
+    gone = row.host == socket.gethostname() and row.pid != os.getpid() and not psutil.pid_exists(row.pid)
+    return row.stopped_at is not None or gone or silent > 3 * HEARTBEAT_SECONDS

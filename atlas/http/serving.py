@@ -12,11 +12,13 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 
+from atlas import logs
 from atlas.api import Atlas
 from atlas.errors import UsageError
 from atlas.health import ops_routes
 from atlas.http.app import SignedIn, make_app
 from atlas.http.mcp_endpoint import mcp_route
+from atlas.logs import RequestLog
 
 BACKLOG = 512
 
@@ -70,8 +72,9 @@ def make_site(atlas: Atlas) -> Starlette:
 
 def serve(atlas: Atlas, listening: socket.socket, behind_tls: bool) -> None:
     """Answer until Ctrl-C or SIGTERM. `behind_tls`: believe the proxy in front about the scheme and who asks."""
+    logs.setup_from(atlas.settings, "info")
     config = uvicorn.Config(
-        make_site(atlas),
+        RequestLog(make_site(atlas)),
         log_level="warning",
         access_log=False,
         server_header=False,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -22,11 +23,9 @@ def count(atlas: Atlas, claim: Claim, outcome: dict[str, Any], seconds: float) -
     """A job ended at this worker: `outcome` as `perform` gives it."""
     if claim.kind != "trace":
         return
-    how = "failed" if "error" in outcome else "lost" if "lost" in outcome else "done"
+    how = "failed" if "error" in outcome else "done"
     tokens = 0
     if how == "done" and not outcome["result"].get("already"):
-        try:
+        with suppress(AtlasError):  # deleted meanwhile: a figure is not worth a failure
             tokens = sum(len(example.tokens) for example in atlas.load(outcome["result"]["circuit"]).record.examples)
-        except AtlasError:  # deleted meanwhile: a figure is not worth a failure
-            pass
     metrics.trace_ended(how, seconds, tokens)
