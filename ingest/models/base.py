@@ -73,6 +73,29 @@ class Frozen(ABC):
     def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         """(B, p, d) gradient after the layer's attention -> gradient at the layer's beginning, both paths summed."""
 
+    # -- the same maps forwards, for following a source through the attention heads. n key/value heads of size h, each
+    # -- read by g query heads; query head number = (key/value head) * g + place in its group
+
+    @abstractmethod
+    def pattern(self, layer: int) -> torch.Tensor:
+        """(n, g, queries, keys) attention, with the norms' denominators in."""
+
+    @abstractmethod
+    def attention_values(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        """(B, P, d) at the layer's beginning -> (B, P, n, h)."""
+
+    @abstractmethod
+    def attention_write(self, layer: int, values: torch.Tensor) -> torch.Tensor:
+        """(B, P, n, h) -> (B, P, d) what all heads add to the stream."""
+
+    @abstractmethod
+    def head_gradients(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
+        """(T, d) gradient after the layer's attention -> (T, n, g, h) at what each head has gathered."""
+
+    @abstractmethod
+    def skip_forward(self, layer: int, stream: torch.Tensor, w_skip: torch.Tensor) -> torch.Tensor:
+        """(B, P, d) stream before the MLP -> (B, P, d) what a transcoder's skip connection adds to the stream."""
+
 
 @dataclass
 class Model(ABC):

@@ -237,6 +237,32 @@ class FrozenDecoder(Frozen):
         values = torch.einsum("bqngh,ngqk->bknh", heads, self.patterns[layer][:, :, :p, :p])
         return torch.addmm(flat, values.reshape(rows * p, -1), self.values[layer]).view(rows, p, width)
 
+    def pattern(self, layer: int) -> torch.Tensor:
+        return self.patterns[layer]
+
+    def attention_values(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
+        kv_heads = self.patterns[layer].shape[0]
+        return (stream @ self.values[layer].T).unflatten(-1, (kv_heads, -1))
+
+    def attention_write(self, layer: int, values: torch.Tensor) -> torch.Tensor:
+        gathered = torch.einsum("ngqk,bknh->bqngh", self.patterns[layer], values)
+        return gathered.flatten(2) @ self.heads[layer].T
+
+    def head_gradients(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
+        kv_heads, group = self.patterns[layer].shape[:2]
+        return (grad @ self.heads[layer]).view(len(grad), kv_heads, group, -1)
+
+    def skip_forward(self, layer: int, stream: torch.Tensor, w_skip: torch.Tensor) -> torch.Tensor:
+        norm = self.blocks[layer].mlp_norm
+        read = stream
+        if self.input_hook != "hook_resid_mid":
+            read = norm.centre(stream) * self.input_scales[layer]
+        if self.input_hook == "mlp.hook_in":
+            read = read * norm.weight
+        written = read @ w_skip.T
+        scale = self.output_scales[layer]
+        return written if scale is None else written * scale
+
 
 def _at_input_hook(seen: Seen, layer: int, norm: Norm, input_hook: str) -> torch.Tensor:
     if input_hook == "mlp.hook_in":
