@@ -92,7 +92,7 @@ def counts(session: Session) -> dict[str, int]:
     """Person -> tokens that work."""
     works = AccessToken.revoked_at.is_(None) & (AccessToken.expires_at.is_(None) | (AccessToken.expires_at > now()))
     query = select(AccessToken.person, func.count()).where(works).group_by(AccessToken.person)
-    return dict(session.execute(query).tuples().all())
+    return dict(session.execute(query).all())
 
 
 def check(token: AccessToken) -> None:
