@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from sqlalchemy import delete, func, insert, select
+from sqlalchemy import delete, exc, func, insert, select
 from sqlalchemy.orm import Session
 
 from atlas.api import Atlas
@@ -79,9 +79,11 @@ def restore(settings: Settings, path: str | Path, progress: Report | None = None
             )
         check_whole(reader, report)  # before the home is made
         with Atlas.open(settings=settings) as atlas:
-            rebuild = atlas.catalog.write(
-                atlas.actor, partial(_fill, reader=reader, place=atlas.catalog.place, report=report)
-            )
+            fill = partial(_fill, reader=reader, place=atlas.catalog.place, report=report)
+            try:
+                rebuild = atlas.catalog.write(atlas.actor, fill)
+            except exc.IntegrityError as error:  # two tokens with one hash: nothing that a backup of ours could hold
+                raise reader.damaged("its records contradict each other") from error
             atlas._projector.finish([rebuild], progress)
     return Restored(
         path=str(path),

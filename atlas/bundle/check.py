@@ -8,7 +8,7 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from atlas.bundle.archive import BundleReader
-from atlas.bundle.lines import BACKUP_LINES, EXPORT_LINES, CircuitLine, CollectionLine, Line, ModelLine
+from atlas.bundle.lines import BACKUP_LINES, EXPORT_LINES, CircuitLine, CollectionLine, Line, ModelLine, latest
 from atlas.catalog import circuits, models
 from atlas.catalog.migrate import HEAD
 from atlas.circuit import Circuit
@@ -21,10 +21,11 @@ L = TypeVar("L", bound=Line)
 
 def lines(reader: BundleReader, kind: type[L]) -> Iterator[L]:
     """The records of a kind, one part of them in memory. Raises InputRejected naming the member and the line."""
+    context = {"latest": latest()} if reader.manifest.kind == "export" else None
     for name in reader.parts(kind.kind):
         for number, data in enumerate(reader.read(name).splitlines(), start=1):
             try:
-                yield kind.model_validate_json(data)
+                yield kind.model_validate_json(data, context=context)
             except ValidationError as error:
                 first = error.errors(include_url=False)[0]
                 where = ".".join(map(str, first["loc"])) or "the line"

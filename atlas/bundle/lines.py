@@ -1,7 +1,8 @@
 """The records of a bundle, one JSON object a line: what version 1 of the file holds, and what is believed of it.
 
-A bundle may come from anybody, so every line is checked as strictly as if it were typed in: lengths, times that are not in
-the future (a label with an id from the year 9999 would stay the newest for ever), no NUL, which Postgres refuses.
+An export may come from anybody, so every line is checked as strictly as if it were typed in: lengths, no NUL, which Postgres
+refuses, and, where the context names the `latest` time, nothing from the future: a label with an id from the year 9999
+would stay the newest for ever. A backup is not held to that: a clock that was wrong once must not make it useless.
 """
 
 from __future__ import annotations
@@ -10,15 +11,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Literal
 
 import numpy as np
-from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo
 
 from atlas.access import Role
 from atlas.circuit import parse_feature_key
 from atlas.errors import NotFound
 from atlas.group_records import AnnotationKind, JobKind, JobState, SubjectKind
 
-_AHEAD = timedelta(days=1)  # clocks differ
-_PAST = "2000-01-01"
 _INDEXED_BYTES = 2500  # Postgres holds no longer ones in an index
 
 
@@ -28,18 +27,32 @@ def _no_nul(text: str) -> str:
     return text
 
 
-def _time(text: str) -> str:
-    moment = datetime.fromisoformat(text)
-    if moment.tzinfo != UTC or not text >= _PAST or moment > datetime.now(UTC) + _AHEAD:
-        raise ValueError("a time that is not in the past, or not in UTC")
+def _time(text: str, info: ValidationInfo) -> str:
+    moment, latest = datetime.fromisoformat(text), (info.context or {}).get("latest")
+    if moment.tzinfo != UTC:
+        raise ValueError("a time that is not in UTC")
+    if latest is not None and moment > latest:
+        raise ValueError("a time in the future")
     return text
 
 
-def _id(text: str) -> str:
+def _id(text: str, info: ValidationInfo) -> str:
     """`values.new_id`: the first 16 digits are nanoseconds since 1970."""
-    if int(text[:16], 16) > (datetime.now(UTC) + _AHEAD).timestamp() * 1e9:
-        raise ValueError("an id that was made in the future")
+    latest = (info.context or {}).get("latest")
+    if latest is not None and int(text[:16], 16) > latest.timestamp() * 1e9:
+        raise ValueError("an id from the future")
     return text
+
+
+def _stripped(text: str) -> str:
+    if text != text.strip():
+        raise ValueError("a name with blanks around it")
+    return text
+
+
+def latest() -> datetime:
+    """No honest record is from later: clocks differ, but not by more than a day."""
+    return datetime.now(UTC) + timedelta(days=1)
 
 
 def _feature(text: str) -> str:
@@ -63,6 +76,7 @@ Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$"), AfterValidator
 Time = Annotated[
     str, StringConstraints(pattern=r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}\+00:00$"), AfterValidator(_time)
 ]
+Title = Annotated[Name, AfterValidator(_stripped)]
 FeatureKey = Annotated[Name, AfterValidator(_feature)]
 CircuitId = Annotated[str, StringConstraints(pattern=r"^c\d{1,4}-[0-9a-f]{16,128}$")]
 Number = Annotated[float, Field(allow_inf_nan=False)]
@@ -193,7 +207,7 @@ class MemberPart(Signed):
 
 class CollectionLine(Line, Signed):
     kind = "collections"
-    name: Name
+    name: Title
     members: list[MemberPart]
 
     @property
@@ -203,8 +217,8 @@ class CollectionLine(Line, Signed):
 
 class ConceptLine(Line, Signed):
     kind = "concepts"
-    name: Name
-    features: list[FeatureKey]
+    name: Title
+    features: Annotated[list[FeatureKey], Field(min_length=1)]
 
     @property
     def key(self) -> str:
@@ -277,7 +291,7 @@ class JobLine(Line):
     title: Text
     batch: Text | None
     group_key: Text
-    priority: int
+    priority: Annotated[int, Field(gt=-(2**31), lt=2**31)]
     state: JobState
     attempts: Count
     done: Count

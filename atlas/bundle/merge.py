@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -42,6 +42,7 @@ from atlas.catalog.tables import (
     SetVersion,
     Supernode,
 )
+from atlas.catalog.values import chunks
 from atlas.circuit import Circuit, ModelRef, SetRef
 from atlas.circuit_file import from_bytes
 from atlas.errors import NotFound
@@ -178,38 +179,57 @@ def merge_circuits(
 
 def _merge_annotations(session: Session, line: CircuitLine, sign: Signer, tally: Tally) -> bool:
     """True when the supernodes changed, which the graph store holds."""
-    ids = set(session.scalars(select(NodeLabel.id).where(NodeLabel.circuit_id == line.id)))
-    texts = set(
-        session.execute(select(NodeLabel.node_key, NodeLabel.text).where(NodeLabel.circuit_id == line.id)).all()
-    )
+    if line.node_labels:
+        _merge_node_labels(session, line, sign, tally)
+    if line.pins:
+        _merge_pins(session, line, sign, tally)
+    return bool(line.supernodes) and _merge_supernodes(session, line, sign, tally)
+
+
+def _known(session: Session, column: Any, ids: Iterable[str]) -> set[str]:
+    return {found for batch in chunks(ids) for found in session.scalars(select(column).where(column.in_(batch)))}
+
+
+def _merge_node_labels(session: Session, line: CircuitLine, sign: Signer, tally: Tally) -> None:
+    ids = _known(session, NodeLabel.id, [label.id for label in line.node_labels])
+    query = select(NodeLabel.node_key, NodeLabel.text).where(NodeLabel.circuit_id == line.id)
+    texts = {(key, text) for key, text in session.execute(query)}
     for label in line.node_labels:
         new = label.id not in ids and (label.node_key, label.text) not in texts
         tally.count("node labels", new)
         if new:
-            session.add(
-                NodeLabel(circuit_id=line.id, **label.model_dump(exclude={"author", "created_at"}), **_by(label, sign))
-            )
+            values = label.model_dump(exclude={"author", "created_at"}) | _by(label, sign)
+            session.add(NodeLabel(circuit_id=line.id, **values))
+        ids.add(label.id)
+        texts.add((label.node_key, label.text))
+
+
+def _merge_pins(session: Session, line: CircuitLine, sign: Signer, tally: Tally) -> None:
     pins = set(session.scalars(select(Pin.node_key).where(Pin.circuit_id == line.id)))
-    first = len(pins)
-    for pin in line.pins:
+    first = len(pins)  # those of the file come after those that are here
+    for place, pin in enumerate(line.pins, start=first):
         tally.count("pins", pin.node_key not in pins)
         if pin.node_key not in pins:
-            place = first + pin.ordinal
-            session.add(
-                Pin(circuit_id=line.id, node_key=pin.node_key, resolved=pin.resolved, ordinal=place, **_by(pin, sign))
-            )
-    ids = set(session.scalars(select(Supernode.id).where(Supernode.circuit_id == line.id)))
-    rows = session.execute(select(Supernode.name, Supernode.node_keys).where(Supernode.circuit_id == line.id))
-    groups = {(name, frozenset(keys)) for name, keys in rows}
+            values = {"node_key": pin.node_key, "resolved": pin.resolved, "ordinal": place}
+            session.add(Pin(circuit_id=line.id, **values, **_by(pin, sign)))
+        pins.add(pin.node_key)
+
+
+def _merge_supernodes(session: Session, line: CircuitLine, sign: Signer, tally: Tally) -> bool:
+    ids = _known(session, Supernode.id, [group.id for group in line.supernodes])
+    query = select(Supernode.name, Supernode.node_keys).where(Supernode.circuit_id == line.id)
+    groups = {(name, frozenset(keys)) for name, keys in session.execute(query)}
     changed = False
     for group in line.supernodes:
-        new = group.id not in ids and (group.name, frozenset(group.node_keys)) not in groups
+        identity = (group.name, frozenset(group.node_keys))
+        new = group.id not in ids and identity not in groups
         tally.count("supernodes", new)
         if new:
-            session.add(
-                Supernode(circuit_id=line.id, **group.model_dump(exclude={"author", "created_at"}), **_by(group, sign))
-            )
+            values = group.model_dump(exclude={"author", "created_at"}) | _by(group, sign)
+            session.add(Supernode(circuit_id=line.id, **values))
             changed = True
+        ids.add(group.id)
+        groups.add(identity)
     return changed
 
 
@@ -276,10 +296,10 @@ def merge_collections(session: Session, batch: Sequence[CollectionLine], sign: S
             session.add(CollectionRow(name=line.name, **_by(line, sign)))
             session.flush()
         there = set(session.scalars(select(Membership.circuit_id).where(Membership.collection == line.name)))
-        joining = [member for member in line.members if member.circuit not in there]
+        joining = {member.circuit: member for member in line.members if member.circuit not in there}
         tally.added["memberships"] += len(joining)
         tally.known["memberships"] += len(line.members) - len(joining)
-        for member in joining:
+        for member in joining.values():
             session.add(Membership(collection=line.name, circuit_id=member.circuit, **_by(member, sign)))
         if new or joining:
             session.flush()
