@@ -32,8 +32,8 @@ _OURS = ("atlas", "ingest", "ui")
 _SECRET_NAME = re.compile(
     r"(?i)^(?!token_id)(.*_)?(password|passwd|secret|token|authorization|cookie|api_key)s?(_hash)?$"
 )
-_SECRET_TEXT = [
-    (re.compile(r"(\w+://[^\s:/@]+):[^\s@]+@"), rf"\1:{BLANK}@"),
+_SECRET_TEXT = [  # bounded, so that a long text from a stranger costs no more than its length
+    (re.compile(r"\b(\w{1,32}://[^\s:/@]{1,256}):[^\s@]{1,256}@"), rf"\1:{BLANK}@"),
     (re.compile(r"(?i)\b(bearer|basic)\s+[\w.~+/=-]{6,}"), rf"\1 {BLANK}"),
     (
         re.compile(r"(?i)\b(password|secret|token|authorization|cookie)(['\"]?\s*[=:]\s*['\"]?)[^\s'\",;&]+"),
@@ -171,5 +171,5 @@ class RequestLog:
                 await self.app(scope, receive, answer)
             finally:
                 if not scope["path"].startswith(self.quiet):
-                    fields = {"method": scope["method"], "path": scope["path"], "status": status}
+                    fields = {"method": scope["method"], "path": scope["path"][:500], "status": status}
                     REQUESTS.info("request", extra={**fields, "seconds": round(time.monotonic() - began, 4)})
