@@ -109,9 +109,19 @@ class Connection:
         return self.driver.session(database=self.database, **options)
 
     def run(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """One statement of ours in a transaction of its own: schema commands."""
-        with self.translated(), self.session() as session:
-            return session.run(statement, parameters or {}).data()
+        """One statement of ours in a transaction of its own: schema commands, tried again when two processes make the
+        schema at once and the server ends one of them for the other's sake."""
+        with self.translated():
+            for attempt in range(RACES - 1):
+                try:
+                    return self._run_once(statement, parameters or {})
+                except driver_errors.TransientError:
+                    time.sleep(0.1 * 2**attempt)
+            return self._run_once(statement, parameters or {})
+
+    def _run_once(self, statement: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
+        with self.session() as session:
+            return session.run(statement, parameters).data()
 
     def read(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of one reading statement of ours, retried on passing trouble."""
