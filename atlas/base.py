@@ -105,9 +105,9 @@ class AtlasBase:
 
         return self.catalog.write(self.actor, checked)
 
-    def _project(self, announced: list[int]) -> None:
+    def _project(self, announced: list[int], progress: Progress | None = None) -> None:
         try:
-            self._projector.finish(announced)
+            self._projector.finish(announced, progress)
         except (StoreUnavailable, SchemaMismatch) as error:
             kept = "The change is kept in the catalog; the graph store is told at its next use."
             raise type(error)(error.message, f"{error.hint} {kept}".strip()) from error
