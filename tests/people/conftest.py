@@ -3,11 +3,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from argon2 import PasswordHasher
 
-from atlas import Atlas
+from atlas import Atlas, credentials
 from atlas.settings import Settings
 
 PASSWORD = "a long enough password"
+
+
+@pytest.fixture(autouse=True)
+def _cheap_hashing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same function with little work; `real_cost` in a test's arguments leaves it as it is."""
+    if "real_cost" not in request.fixturenames:
+        monkeypatch.setattr(credentials, "_HASHER", PasswordHasher(time_cost=1, memory_cost=64, parallelism=1))
+        credentials._nobody.cache_clear()
+    yield
+    credentials._nobody.cache_clear()
+
+
+@pytest.fixture
+def real_cost() -> None:
+    """Passwords are hashed as in use."""
 
 
 @pytest.fixture
