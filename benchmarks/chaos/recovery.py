@@ -103,8 +103,8 @@ def measure(settings: str, folder: Path, circuits: int, samples: int) -> list[di
             answer = time.monotonic() - began
             last.join()
             store.close()
-            said = RECOVERY.search(log.read_text(errors="replace")[size:])
-            applied, seconds = (int(said[1]), in_seconds(said[2])) if said else (0, 0.0)
+            said = RECOVERY.findall(log.read_text(errors="replace")[size:])  # one per database of the server
+            applied, seconds = sum(int(each[0]) for each in said), sum(in_seconds(each[1]) for each in said)
             results.append(
                 {"put": round(spent, 1), "recovered": applied, "log": round(seconds, 2), "answer": round(answer, 2)}
             )

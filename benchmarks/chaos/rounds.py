@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from atlas import Atlas
+from atlas.errors import AtlasError
 from atlas.settings import Settings
 from benchmarks.chaos import loader
 from benchmarks.chaos.checks import Wanted, check_at_once, check_whole
@@ -181,8 +182,8 @@ def report(name: str, settings: dict[str, Any], rounds: int, seed: int, again: b
         with tempfile.TemporaryDirectory(prefix="atlas-chaos-") as folder:
             try:
                 play(rounds - done, seed + done, Path(folder), told)
-            except AssertionError as error:
-                fault = str(error)[:2000]
+            except (AssertionError, AtlasError, OSError, RuntimeError) as error:
+                fault = f"{type(error).__name__}: {error}"[:2000]
                 stored["faults"].append({"after_rounds": len(stored["rounds"]), "what": fault})
                 file.write_text(json.dumps(stored, indent=1) + "\n")
     _print(console, name, stored)

@@ -198,6 +198,8 @@ def play(settings: Settings, folder: Path, rounds: int, seed: int, told: Any = p
             if name not in hands.processes:
                 hands.start(name)
         wait_until_done(atlas, hands)
+        for name in names:
+            _wait_for_sign(atlas, hands, name)
         ends = [hands.stop(name) for name in list(hands.processes)]
         assert ends == [0] * len(ends), f"a worker did not stop cleanly: {ends}"
         return {"rounds": rows, **check_whole(atlas)}

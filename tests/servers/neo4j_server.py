@@ -14,7 +14,7 @@ import neo4j
 from neo4j import exceptions
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-START_SECONDS = 120
+START_SECONDS = 300
 
 CONFIGURATION = """\
 server.default_listen_address=127.0.0.1

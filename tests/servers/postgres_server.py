@@ -17,7 +17,7 @@ import psutil
 import psycopg
 from psycopg import sql
 
-START_SECONDS = 60
+START_SECONDS = 120
 STOP_SECONDS = 30
 _TRUSTED = "postgres"  # the account of the package: Postgres does not run as root
 
