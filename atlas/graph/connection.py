@@ -109,14 +109,18 @@ class Connection:
         return self.driver.session(database=self.database, **options)
 
     def run(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
-        """One statement of ours in a transaction of its own: schema commands, tried again when two processes make the
-        schema at once and the server ends one of them for the other's sake."""
+        """One statement of ours in a transaction of its own: schema commands. Two processes may make the schema at once: one
+        that the server ends for the other's sake is tried again, and what the other has made meanwhile is there."""
         with self.translated():
             for attempt in range(RACES - 1):
                 try:
                     return self._run_once(statement, parameters or {})
                 except driver_errors.TransientError:
                     time.sleep(0.1 * 2**attempt)
+                except driver_errors.ClientError as error:
+                    if "IF NOT EXISTS" in statement and "AlreadyExists" in (error.code or ""):
+                        return []  # seen in a race of two such statements
+                    raise
             return self._run_once(statement, parameters or {})
 
     def _run_once(self, statement: str, parameters: dict[str, Any]) -> list[dict[str, Any]]:
