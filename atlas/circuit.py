@@ -104,13 +104,19 @@ class Method(_Record):
 
 
 class Scores(_Record):
-    """Replacement and completeness (Ameisen et al. 2025, Circuit Tracing). `computed_on` says on which graph ours were computed."""
+    """Replacement and completeness (Ameisen et al. 2025, Circuit Tracing). `computed_on` says on which graph ours were computed.
+
+    `effective_paths`: exp of the entropy over all paths into the targets, before pruning. `influence_lost`: share of the targets'
+    input that no kept path carries (`ingest.trace.diffusion`).
+    """
 
     replacement: float | None = None
     completeness: float | None = None
     replacement_pruned: float | None = None
     completeness_pruned: float | None = None
     computed_on: Literal["full graph", "file", "none"] = "none"
+    effective_paths: float | None = None
+    influence_lost: float | None = None
     claimed: dict[str, float] = Field(default_factory=dict)
 
 

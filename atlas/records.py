@@ -103,6 +103,22 @@ class TraceResult(Added):
     seconds: float
 
 
+class TraceEstimate(Record):
+    """What a trace would take, before it is done."""
+
+    tokens: int
+    active_features: int
+    targets: int
+    nodes: int
+    edges_at_most: int
+    seconds: float = Field(description="estimate on this machine, loading not counted")
+    memory_bytes: int = Field(description="estimate, above what model and transcoders take")
+    explained_variance: float = Field(
+        description="of the MLP outputs on this prompt; below 0 the set is probably another model's"
+    )
+    largest_layers: list[int] = Field(default_factory=list, description="active features by layer")
+
+
 class CircuitRow(Record):
     id: str
     name: str

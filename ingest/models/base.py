@@ -161,6 +161,12 @@ class Model(ABC):
             text = " " + text
         return text
 
+    @torch.inference_mode()
+    def likeliest_next(self, token_ids: list[int]) -> int:
+        """The likeliest token after these."""
+        ids = torch.tensor([token_ids], device=self.device)
+        return int(self.network(input_ids=ids, use_cache=False, logits_to_keep=1).logits[0, -1].argmax())
+
     @abstractmethod
     def freeze(self, token_ids: list[int], input_hook: str, output_hook: str) -> Frozen:
         """Run the prompt once and hold attention patterns and norm denominators."""

@@ -70,12 +70,12 @@ class DecoderModel(Model):
 
     @property
     @abstractmethod
-    def body(self) -> nn.Module:
+    def body(self) -> Any:
         """The module that turns token ids into the last residual stream, final norm included."""
 
     @property
     @abstractmethod
-    def embedding(self) -> nn.Module:
+    def embedding(self) -> Any:
         """Its output are the token nodes' vectors, positions not included."""
 
     @property

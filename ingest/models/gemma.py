@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from ingest.models.decoder import Block, DecoderModel, Norm
 
 
@@ -20,12 +18,12 @@ class GemmaModel(DecoderModel):
         return 4 if any("gemma-3" in name and name.endswith("-it") for name in names) else 1
 
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> Any:
         model = self.network.model
         return getattr(model, "language_model", model)  # Gemma 3 with images keeps its text part there
 
     @property
-    def embedding(self) -> nn.Module:
+    def embedding(self) -> Any:
         return self.body.embed_tokens  # its output is scaled already
 
     @property

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from torch import nn
 
 from ingest.models.decoder import Block, DecoderModel, Norm
 
 
 class GPT2Model(DecoderModel):
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> Any:
         return self.network.transformer
 
     @property
-    def embedding(self) -> nn.Module:
+    def embedding(self) -> Any:
         return self.body.wte
 
     @property

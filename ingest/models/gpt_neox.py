@@ -3,8 +3,7 @@ attention and MLP read the same stream, so that `hook_resid_mid` is the stream a
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from typing import Any
 
 from ingest.models.decoder import Block, DecoderModel, Norm
 
@@ -15,11 +14,11 @@ class GPTNeoXModel(DecoderModel):
         return bool(self.config.use_parallel_residual)
 
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> Any:
         return self.network.gpt_neox
 
     @property
-    def embedding(self) -> nn.Module:
+    def embedding(self) -> Any:
         return self.body.embed_in
 
     @property
@@ -43,6 +42,6 @@ class GPTNeoXModel(DecoderModel):
         ]
 
 
-def _values(fused: torch.Tensor | None, head_size: int) -> torch.Tensor | None:
+def _values(fused: Any, head_size: int) -> Any:
     """The value rows of (heads * 3 * head_size, ...), by head."""
     return None if fused is None else fused.unflatten(0, (-1, 3, head_size))[:, 2].flatten(0, 1)

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import nn
-
 from ingest.models.decoder import Block, DecoderModel, Norm
 
 
 class LlamaModel(DecoderModel):
     @property
-    def body(self) -> nn.Module:
+    def body(self) -> Any:
         return self.network.model
 
     @property
-    def embedding(self) -> nn.Module:
+    def embedding(self) -> Any:
         return self.body.embed_tokens
 
     @property

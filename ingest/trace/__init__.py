@@ -10,8 +10,9 @@ from types import ModuleType
 from ingest.trace.attribute import attribute
 from ingest.trace.graph import FullGraph, NodeOrder
 from ingest.trace.influence import graph_influence
+from ingest.trace.make import trace_circuit
 from ingest.trace.prune import Pruned, prune
-from ingest.trace.run import question, trace, trace_circuit
+from ingest.trace.run import prune_circuit, question, trace
 from ingest.trace.scores import scores
 from ingest.trace.targets import TargetSpec, parse_targets
 
@@ -24,6 +25,7 @@ __all__ = [
     "graph_influence",
     "parse_targets",
     "prune",
+    "prune_circuit",
     "question",
     "scores",
     "trace",

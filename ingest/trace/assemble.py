@@ -35,7 +35,8 @@ def kept_columns(full: FullGraph, capped: FullGraph, rows: np.ndarray, pruned: P
     position[order.errors] = np.tile(np.arange(order.n_positions), order.n_layers)
     layer[order.tokens], position[order.tokens] = -1, np.arange(order.n_positions)
     index[order.tokens] = capped.token_ids
-    layer[order.logits], position[order.logits] = capped.logit_layers, capped.logit_positions
+    if capped.logit_layers is not None and capped.logit_positions is not None:
+        layer[order.logits], position[order.logits] = capped.logit_layers, capped.logit_positions
     index[order.logits] = capped.logit_token_ids
     activation[order.features] = capped.activations
     probability[order.logits] = capped.logit_probabilities

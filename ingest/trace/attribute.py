@@ -17,6 +17,7 @@ that each takes part only below its own layer.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -57,6 +58,85 @@ def attribute(
     the free memory when None and halved whenever memory runs out; finished rows are kept.
     Raises ModelRejected (a pair that does not fit, a row that does not fit into memory) or InputRejected (targets).
     """
+    ready = prepare(model, transcoders, token_ids, targets, logit_token_ids, max_logits, logit_mass)
+    if max_features is not None and max_features < len(ready.explained):
+        raise InputRejected(
+            f"At most {max_features} features leave out some of the {len(ready.explained)} that are to be explained.",
+            "Raise the cap.",
+        )
+    order, sources, above = ready.order, ready.sources, ready.above
+    rows = _Rows(ready, batch_size, progress)
+    chosen = _compute(rows, order, above, ready.explained, max_features)
+    matrix, constants = rows.matrix()
+    constants[order.features] += np.where(chosen, sources.encoder_biases.cpu().numpy(), 0)
+    constants[order.logits] += above.constants
+    pre = np.zeros(order.size, np.float32)
+    pre[order.features] = sources.activations.cpu().numpy()
+    pre[order.logits] = above.values
+    return FullGraph(
+        order=order,
+        token_ids=list(token_ids),
+        features=sources.features.numpy().astype(np.int32),
+        activations=sources.activations.cpu().numpy(),
+        logit_token_ids=above.ids,
+        logit_probabilities=above.probabilities,
+        matrix=matrix,
+        constants=constants,
+        pre_activations=pre,
+        targets=ready.specs,
+        logit_targets=above.specs,
+        logit_layers=above.layers,
+        logit_positions=above.positions,
+        explained_features=ready.explained,
+        computed=chosen,
+        arrays={
+            "feature_inputs": ready.frozen.inputs.float().cpu().numpy(),
+            "feature_outputs": ready.frozen.outputs.float().cpu().numpy(),
+            "error_vectors": sources.errors.float().cpu().numpy(),
+            "token_vectors": ready.frozen.token_vectors.float().cpu().numpy(),
+            "final_logits": ready.frozen.logits.cpu().numpy(),
+        },
+    )
+
+
+@dataclass
+class Prepared:
+    """Everything before the first backward pass."""
+
+    frozen: Frozen
+    sources: Sources
+    above: Targets
+    order: NodeOrder
+    specs: list[TargetSpec]
+    explained: np.ndarray  # rows of features that are targets
+    engine: Backward
+
+    def places(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) layer and position of the rows that are computed, as `Backward.rows` takes them; 0 elsewhere."""
+        layer, position = np.zeros(self.order.size, np.int64), np.zeros(self.order.size, np.int64)
+        layer[self.order.features], position[self.order.features] = self.sources.features[:, :2].numpy().T
+        layer[self.order.logits], position[self.order.logits] = self.above.layers, self.above.positions
+        return layer, position
+
+    def explained_variance(self) -> float:
+        """1 - |errors|^2 / |outputs - their mean over positions|^2, all layers together: below 0 the set is worse than a
+        constant, so it is probably that of another model or revision."""
+        outputs = self.frozen.outputs[:, 1:].float()
+        spread = (outputs - outputs.mean(dim=1, keepdim=True)).square().sum()
+        return float(1 - self.sources.errors.float().square().sum() / spread) if spread > 0 else float("nan")
+
+
+@torch.inference_mode()
+def prepare(
+    model: Model,
+    transcoders: TranscoderSet,
+    token_ids: Sequence[int],
+    targets: Sequence[TargetSpec] | None,
+    logit_token_ids: Sequence[int] | None,
+    max_logits: int,
+    logit_mass: float,
+) -> Prepared:
+    """Arguments and errors as of `attribute`."""
     ids = list(token_ids)
     _check_pair(model, transcoders)
     frozen = model.freeze(ids, transcoders.input_hook, transcoders.output_hook)
@@ -78,44 +158,8 @@ def attribute(
     )
     order = NodeOrder(len(sources.features), model.n_layers, len(ids), len(above.ids))
     explained = _feature_targets(specs, sources, len(ids))
-    if max_features is not None and max_features < len(explained):
-        raise InputRejected(
-            f"At most {max_features} features leave out some of the {len(explained)} that are to be explained.",
-            "Raise the cap.",
-        )
     engine = Backward(frozen, transcoders, sources, order, above)
-    rows = _Rows(engine, sources, above, batch_size, progress)
-    chosen = _compute(rows, order, above, explained, max_features)
-    matrix, constants = rows.matrix()
-    constants[order.features] += np.where(chosen, sources.encoder_biases.cpu().numpy(), 0)
-    constants[order.logits] += above.constants
-    pre = np.zeros(order.size, np.float32)
-    pre[order.features] = sources.activations.cpu().numpy()
-    pre[order.logits] = above.values
-    return FullGraph(
-        order=order,
-        token_ids=ids,
-        features=sources.features.numpy().astype(np.int32),
-        activations=sources.activations.cpu().numpy(),
-        logit_token_ids=above.ids,
-        logit_probabilities=above.probabilities,
-        matrix=matrix,
-        constants=constants,
-        pre_activations=pre,
-        targets=specs,
-        logit_targets=above.specs,
-        logit_layers=above.layers,
-        logit_positions=above.positions,
-        explained_features=explained,
-        computed=chosen,
-        arrays={
-            "feature_inputs": frozen.inputs.float().cpu().numpy(),
-            "feature_outputs": frozen.outputs.float().cpu().numpy(),
-            "error_vectors": sources.errors.float().cpu().numpy(),
-            "token_vectors": frozen.token_vectors.float().cpu().numpy(),
-            "final_logits": frozen.logits.cpu().numpy(),
-        },
-    )
+    return Prepared(frozen, sources, above, order, specs, explained, engine)
 
 
 def _specs(
@@ -206,16 +250,12 @@ def _compute(
 class _Rows:
     """Rows of the matrix as they are finished."""
 
-    def __init__(
-        self, engine: Backward, sources: Sources, above: Targets, batch_size: int | None, progress: Progress | None
-    ) -> None:
-        order = engine.order
-        self.engine, self.order = engine, order
-        self.size = batch_size or _batch_size(engine)
+    def __init__(self, ready: Prepared, batch_size: int | None, progress: Progress | None) -> None:
+        self.engine, self.order = ready.engine, ready.order
+        order = ready.order
+        self.size = batch_size or batch_rows(ready.engine)
         self.progress, self.done, self.total = progress, 0, order.n_features + order.n_logits
-        self.layer, self.position = np.zeros(order.size, np.int64), np.zeros(order.size, np.int64)
-        self.layer[order.features], self.position[order.features] = sources.features[:, :2].numpy().T
-        self.layer[order.logits], self.position[order.logits] = above.layers, above.positions
+        self.layer, self.position = ready.places()
         self.constants = np.zeros(order.size, np.float32)
         self.finished: list[np.ndarray] = []
         self.counts: list[np.ndarray] = []
@@ -275,7 +315,7 @@ def _csr(counts: np.ndarray, columns: np.ndarray, weights: np.ndarray, width: in
     return sparse.csr_array((weights, columns, starts), shape=(len(counts) + 1, width))
 
 
-def _batch_size(engine: Backward) -> int:
+def batch_rows(engine: Backward) -> int:
     """Rows whose gradients, their copies and effects fit a quarter of the free GPU memory, or a cache-friendly 64 MiB."""
     n_positions, bytes_each = engine.order.n_positions, engine.targets.vectors.element_size()
     per_row = 6 * n_positions * engine.width * bytes_each + 8 * engine.order.n_sources

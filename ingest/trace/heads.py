@@ -16,10 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from ingest.models.base import Frozen, Model
-from ingest.trace.graph import NodeOrder
-from ingest.trace.sources import Sources, find_sources
-from ingest.trace.targets import Targets, TargetSpec, target_rows
+from ingest.models.base import Model
+from ingest.trace.attribute import prepare
+from ingest.trace.targets import TargetSpec
 from ingest.transcoders.set import TranscoderSet
 
 SOURCES_AT_ONCE = 32
@@ -37,6 +36,16 @@ class EdgeParts:
     head: np.ndarray  # (R,) int16
     source_position: np.ndarray  # (R,) int32; -1 for REST
     weight: np.ndarray  # (R,) float32
+
+    def tensors(self, edges: np.ndarray) -> dict[str, np.ndarray]:
+        """As a circuit stores them (docs/circuit-file.md); `edges` (E,): the circuit's edge row of each edge asked for."""
+        return {
+            "heads.edge": edges[self.edge].astype(np.uint32),
+            "heads.layer": self.layer,
+            "heads.head": self.head,
+            "heads.source_position": self.source_position,
+            "heads.weight": self.weight,
+        }
 
 
 @dataclass
@@ -59,14 +68,10 @@ class EdgeSplitter:
         token_ids: Sequence[int],
         targets: Sequence[TargetSpec],
     ) -> None:
-        with torch.inference_mode():
-            self.frozen: Frozen = model.freeze(list(token_ids), transcoders.input_hook, transcoders.output_hook)
-            self.sources: Sources = find_sources(
-                self.frozen, transcoders, model.constant_positions(transcoders.model_name)
-            )
-            self.targets: Targets = target_rows(model, self.frozen, targets)
+        """targets: `FullGraph.targets`. Raises as `attribute` does."""
+        ready = prepare(model, transcoders, token_ids, targets, None, 0, 0.0)
+        self.frozen, self.sources, self.targets, self.order = ready.frozen, ready.sources, ready.above, ready.order
         self.transcoders = transcoders
-        self.order = NodeOrder(len(self.sources.features), model.n_layers, len(token_ids), len(self.targets.ids))
 
     @torch.inference_mode()
     def split(self, source: np.ndarray, target: np.ndarray) -> EdgeParts:
@@ -130,9 +135,9 @@ class EdgeSplitter:
         grads = self.frozen.head_gradients(layer, vectors)
         flow = torch.einsum("epnh,engh->engp", values, grads)
         flow = flow * self.frozen.pattern(layer)[:, :, at].permute(2, 0, 1, 3)
-        flow = flow.flatten(1, 2).float().cpu().numpy()  # (e, heads, P)
-        edge, head, position = np.nonzero(flow)
-        return part[edge], layer, head, position, flow[edge, head, position]
+        found: np.ndarray = flow.flatten(1, 2).float().cpu().numpy()  # (e, heads, P)
+        edge, head, position = np.nonzero(found)
+        return part[edge], layer, head, position, found[edge, head, position]
 
     def _collect(self, edges: np.ndarray, rows: list, straight: np.ndarray, at: np.ndarray) -> EdgeParts:
         count = len(edges)

@@ -62,3 +62,31 @@ def _encode(model: Model, prompt: str, chat: bool) -> list[int]:
         first = [tokenizer.bos_token_id, tokenizer.pad_token_id, tokenizer.eos_token_id, *special]
         ids = [i for i in first if i][:1] + ids
     return ids
+
+
+def continued(model: Model, ids: list[int], by: int, at: int | None) -> tuple[list[int], int | None]:
+    """The ids after the model has written `by` more tokens, cut before position `at`; and the token that stood there.
+
+    by 0 and at None: as given, None. Raises UsageError (numbers), InputRejected (context, position).
+    """
+    if by < 0:
+        raise UsageError(f"The model cannot write {by} tokens.", "Pass 0 or more.")
+    if len(ids) + by > model.context:
+        raise InputRejected(
+            f"The prompt has {len(ids)} tokens, with {by} more it is longer than the model's context {model.context}.",
+            "Shorten one of the two.",
+        )
+    length = len(ids)
+    for _ in range(by):
+        ids = [*ids, model.likeliest_next(ids)]
+    if at is None:
+        if by == 0:
+            return ids, None
+        at = length  # the first token it wrote
+    position = at if at >= 0 else len(ids) + at
+    if not 1 <= position < len(ids):
+        raise InputRejected(
+            f"There is no token at position {at} to explain: the text has {len(ids)} tokens, and the first explains itself.",
+            f"Pass a position from 1 to {len(ids) - 1}.",
+        )
+    return ids[:position], ids[position]

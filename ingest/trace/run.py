@@ -8,18 +8,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from atlas.catalog import circuits
-from atlas.circuit import Circuit, CircuitRecord, Edges, Example, Method, ModelRef, Nodes, Scores, SetRef
+from atlas.circuit import Circuit, CircuitRecord, Edges, Example, Method, ModelRef, Nodes, SetRef
 from atlas.errors import UsageError
-from atlas.records import TraceResult, TraceScores
+from atlas.records import Added, TraceResult, TraceScores
 from ingest.models import Model, load_model
-from ingest.trace.assemble import assemble, kept_columns
-from ingest.trace.attribute import Progress, attribute
-from ingest.trace.prompt import prompt_ids
-from ingest.trace.prune import prune
-from ingest.trace.scores import scores
+from ingest.trace import full_file
+from ingest.trace.attribute import Progress
+from ingest.trace.make import prune_again, traced
+from ingest.trace.prompt import continued, prompt_ids
 from ingest.trace.targets import TargetSpec, parse_targets
 from ingest.transcoders import TranscoderSet, load_transcoders
 
@@ -41,6 +38,9 @@ def trace(
     node_threshold: float = 0.8,
     edge_threshold: float = 0.98,
     chat: bool = False,
+    continue_by: int = 0,
+    at: int | None = None,
+    keep_full: bool = False,
     collection: str | None = None,
     again: bool = False,
     origin: dict[str, Any] | None = None,
@@ -52,6 +52,8 @@ def trace(
     front. targets: what to explain, as texts (`ingest.trace.targets`: tokens, differences, features, directions, at any
     position), token ids or specs; default: the fewest most likely tokens that reach `logit_mass`, at most `max_logits`.
     max_features: trace only so many features, chosen by influence on the way; the others count as unexplained.
+    continue_by: let the model write so many tokens first (the likeliest each time). at: explain the token at this position of
+    what then stands there, so everything from it on is cut off. keep_full: keep the full graph for `prune_circuit`.
     Thresholds of 1 keep every node and every non-zero edge. origin: the `job` and its worker, for the provenance; with
     `again`, a circuit of the same job is returned all the same (the job was killed after it). Raises UsageError, InputRejected or ModelRejected.
     """
@@ -62,6 +64,9 @@ def trace(
     if not isinstance(transcoders, TranscoderSet):
         transcoders = load_transcoders(transcoders, model)
     ids = prompt_ids(model, prompt, token_ids, chat)
+    ids, written = continued(model, ids, continue_by, at)
+    if written is not None and targets is None:
+        targets = [written]
     specs = None if targets is None else parse_targets(model, targets)
     parameters = {
         "targets": specs and _described(specs),
@@ -80,13 +85,15 @@ def trace(
             atlas.add(circuit, collection=collection)
         already = True
     else:
-        circuit = trace_circuit(model, transcoders, asked, specs, actor=atlas.actor, progress=progress)
+        circuit, full = traced(model, transcoders, asked, specs, actor=atlas.actor, progress=progress)
         if origin:
             circuit.record.provenance.source_metadata.update(origin)
         if progress:
             progress(1, 1, "storing")
         added = atlas.add(circuit, collection=collection)
         known, already = added.circuit, added.already
+        if keep_full:
+            full_file.save(full_file.place(atlas.settings, known), full, asked)
     s = circuit.record.scores
     return TraceResult(
         circuit=known,
@@ -102,6 +109,26 @@ def trace(
         settings=_settings(model, transcoders, circuit.record),
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+def prune_circuit(
+    atlas: Atlas,
+    circuit: str,
+    *,
+    node_threshold: float = 0.8,
+    edge_threshold: float = 0.98,
+    collection: str | None = None,
+) -> Added:
+    """A circuit of the same trace at other thresholds, from its kept full graph. Raises NotFound where none was kept."""
+    _check_numbers(1, 1.0, None, node_threshold, edge_threshold)
+    loaded = atlas.load(circuit)
+    full, _ = full_file.load(full_file.place(atlas.settings, loaded.id))
+    fresh = prune_again(full, loaded, node_threshold, edge_threshold)
+    added = atlas.add(fresh, collection=collection)
+    file = full_file.place(atlas.settings, added.circuit)
+    if not file.exists():
+        full_file.save(file, full, fresh.record)
+    return added
 
 
 def _find(atlas: Atlas, trace_key: str, again: bool, origin: dict[str, Any] | None) -> str | None:
@@ -140,50 +167,6 @@ def question(
         method=Method(parameters=parameters),
         thresholds=dict(thresholds),
     )
-
-
-def trace_circuit(
-    model: Model,
-    transcoders: TranscoderSet,
-    asked: CircuitRecord,
-    targets: Sequence[TargetSpec] | None = None,
-    *,
-    actor: str,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-) -> Circuit:
-    """The circuit that answers the question, computed without any atlas."""
-    parameters = asked.method.parameters
-    node_threshold, edge_threshold = (asked.thresholds[name] or 0.0 for name in ("node", "edge"))
-    full = attribute(
-        model,
-        transcoders,
-        asked.examples[0].token_ids or [],
-        targets=targets,
-        max_logits=parameters["max_logits"] or 0,
-        logit_mass=parameters["logit_mass"] or 0.0,
-        max_features=parameters["max_features"],
-        batch_size=batch_size,
-        progress=progress,
-    )
-    chosen = full.computed if full.computed is not None else np.ones(full.order.n_features, bool)
-    capped, rows = full, np.arange(full.order.size)
-    if not chosen.all():
-        capped = full.keep_features(chosen)
-        rows = np.concatenate([np.flatnonzero(chosen), np.arange(full.order.n_features, full.order.size)])
-    pruned = prune(capped, node_threshold, edge_threshold)
-    explained = np.zeros(full.order.n_features, bool)
-    explained[rows[capped.order.features][pruned.nodes[capped.order.features]]] = True
-    whole, after = scores(full, chosen), scores(full, explained)
-    nodes, edges = kept_columns(full, capped, rows, pruned)
-    summary = Scores(
-        replacement=whole[0],
-        completeness=whole[1],
-        replacement_pruned=after[0],
-        completeness_pruned=after[1],
-        computed_on="full graph",
-    )
-    return assemble(model, asked, full, nodes, edges, summary, actor)
 
 
 def _described(specs: Sequence[TargetSpec]) -> list[Any]:

@@ -1,0 +1,129 @@
+"""From a question to its circuit, without any atlas: trace, prune, score, open the strongest edges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from atlas.circuit import Circuit, CircuitRecord, Edges, Nodes, Scores
+from ingest.models import Model
+from ingest.trace.assemble import assemble, kept_columns
+from ingest.trace.attribute import Progress, attribute
+from ingest.trace.diffusion import effective_paths, influence_lost
+from ingest.trace.graph import FullGraph
+from ingest.trace.heads import EdgeSplitter
+from ingest.trace.prune import Pruned, prune
+from ingest.trace.scores import scores
+from ingest.trace.targets import TargetSpec
+from ingest.transcoders import TranscoderSet
+
+OPENED_EDGES = 200  # the strongest, by their share of the influence
+
+
+def trace_circuit(
+    model: Model,
+    transcoders: TranscoderSet,
+    asked: CircuitRecord,
+    targets: Sequence[TargetSpec] | None = None,
+    **options: Any,
+) -> Circuit:
+    """The circuit that answers the question; options as of `traced`."""
+    return traced(model, transcoders, asked, targets, **options)[0]
+
+
+def traced(
+    model: Model,
+    transcoders: TranscoderSet,
+    asked: CircuitRecord,
+    targets: Sequence[TargetSpec] | None = None,
+    *,
+    actor: str,
+    batch_size: int | None = None,
+    opened_edges: int = OPENED_EDGES,
+    progress: Progress | None = None,
+) -> tuple[Circuit, FullGraph]:
+    """The circuit, and the full graph it was cut from.
+
+    opened_edges: of so many of the strongest edges it is stored how much each attention head carried.
+    """
+    parameters = asked.method.parameters
+    ids = asked.examples[0].token_ids or []
+    full = attribute(
+        model,
+        transcoders,
+        ids,
+        targets=targets,
+        max_logits=parameters["max_logits"] or 0,
+        logit_mass=parameters["logit_mass"] or 0.0,
+        max_features=parameters["max_features"],
+        batch_size=batch_size,
+        progress=progress,
+    )
+    nodes, edges, summary, rows = cut(full, asked)
+    circuit = assemble(model, asked, full, nodes, edges, summary, actor)
+    if opened_edges and len(edges):
+        strongest = strongest_edges(circuit, opened_edges)
+        splitter = EdgeSplitter(model, transcoders, ids, full.targets)
+        parts = splitter.split(rows[edges.source[strongest]], rows[edges.target[strongest]])
+        circuit.extra.update(parts.tensors(strongest))
+    return circuit, full
+
+
+def cut(full: FullGraph, asked: CircuitRecord) -> tuple[Nodes, Edges, Scores, np.ndarray]:
+    """Node and edge columns at the thresholds of what was asked, the scores, and (n,) the kept nodes' rows in `full`."""
+    node_threshold, edge_threshold = (asked.thresholds[name] or 0.0 for name in ("node", "edge"))
+    chosen = full.computed if full.computed is not None else np.ones(full.order.n_features, bool)
+    capped, rows = full, np.arange(full.order.size)
+    if not chosen.all():
+        capped = full.keep_features(chosen)
+        rows = np.concatenate([np.flatnonzero(chosen), np.arange(full.order.n_features, full.order.size)])
+    pruned = prune(capped, node_threshold, edge_threshold)
+    nodes, edges = kept_columns(full, capped, rows, pruned)
+    kept = rows[pruned.nodes]
+    return nodes, edges, _scores(full, chosen, kept, capped, pruned), kept
+
+
+def _scores(full: FullGraph, chosen: np.ndarray, kept: np.ndarray, capped: FullGraph, pruned: Pruned) -> Scores:
+    explained = np.zeros(full.order.n_features, bool)
+    explained[kept[kept < full.order.n_features]] = True
+    whole, after = scores(full, chosen), scores(full, explained)
+    return Scores(
+        replacement=whole[0],
+        completeness=whole[1],
+        replacement_pruned=after[0],
+        completeness_pruned=after[1],
+        computed_on="full graph",
+        effective_paths=effective_paths(capped),
+        influence_lost=influence_lost(capped, pruned),
+    )
+
+
+def strongest_edges(circuit: Circuit, count: int) -> np.ndarray:
+    """Edge rows of the largest share of influence: share of the target's input times the target's own influence."""
+    influence = np.nan_to_num(circuit.nodes.influence.astype(np.float64))
+    reach = influence + np.nan_to_num(circuit.nodes.probability.astype(np.float64))
+    strength = circuit.edge_shares * reach[circuit.edges.target]
+    return np.sort(np.argsort(-strength, kind="stable")[:count])
+
+
+def prune_again(full: FullGraph, circuit: Circuit, node_threshold: float, edge_threshold: float) -> Circuit:
+    """The same trace at other thresholds. Parts of edges that both have are kept."""
+    asked = circuit.record.model_copy(update={"thresholds": {"node": node_threshold, "edge": edge_threshold}})
+    nodes, edges, summary, _ = cut(full, asked)
+    fresh = Circuit(asked.model_copy(update={"scores": summary}), nodes, edges)
+    return replace(fresh, extra=carry_parts(circuit, fresh))
+
+
+def carry_parts(old: Circuit, new: Circuit) -> dict[str, np.ndarray]:
+    """The stored parts of those edges of `old` that `new` has too."""
+    if "heads.edge" not in old.extra:
+        return {}
+    names = lambda c: zip(c.edges.source.tolist(), c.edges.target.tolist(), strict=True)  # noqa: E731
+    there = {(new.keys[s], new.keys[t]): row for row, (s, t) in enumerate(names(new))}
+    row_of = np.array([there.get((old.keys[s], old.keys[t]), -1) for s, t in names(old)], np.int64)
+    rows = row_of[old.extra["heads.edge"]]
+    kept = {name: array[rows >= 0] for name, array in old.extra.items() if name.startswith("heads.")}
+    return kept | {"heads.edge": rows[rows >= 0].astype(np.uint32)}
