@@ -184,12 +184,21 @@ def _listed(key: str, value: Any) -> Any:
     return [part for part in parts if part]
 
 
+_KINDS = {
+    "int_parsing": "is not a whole number",
+    "int_from_float": "is not a whole number",
+    "float_parsing": "is not a number",
+    "bool_parsing": "is neither true nor false",
+    "string_type": "is not text",
+}
+
+
 def _sentence(fault: Any) -> str:
     place = ".".join(str(part)[:60] for part in fault["loc"])
     said = fault["msg"][:1].lower() + fault["msg"][1:]
     if fault["type"] == "extra_forbidden":
         return f"{place} is not known; known are {', '.join(FIELDS)}"
-    return f"{place}: {said}"
+    return f"{place} {_KINDS[fault['type']]}" if fault["type"] in _KINDS else f"{place}: {said}"
 
 
 def _whole(text: str) -> bool:

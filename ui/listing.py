@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from atlas.group_records import AnnotationRow
 from atlas.records import CircuitRow, FeatureInCircuit, Influence
@@ -72,8 +72,8 @@ def influence_table(rows: Iterable[Influence]) -> Safe:
     )
 
 
-def subject_link(row: AnnotationRow) -> Safe:
-    """A link to what an annotation is about."""
+def subject_link(row: AnnotationRow, names: Mapping[str, str] | None = None) -> Safe:
+    """A link to what an annotation is about; `names` of circuits by their id."""
     kind, _, name = row.subject.partition(":")
     if row.subject_kind == "feature":
         return markup.link("feature", name, feature=name)
@@ -84,17 +84,18 @@ def subject_link(row: AnnotationRow) -> Safe:
     circuit, _, part = row.subject.partition("#")
     node = part.partition("->")[0]
     where = {"node": "a node of ", "edge": "an edge of "}.get(row.subject_kind, "")
-    return markup.link("circuit", f"{where}{circuit}", circuit=circuit, node=node)
+    return markup.link("circuit", f"{where}{(names or {}).get(circuit, circuit)}", circuit=circuit, node=node)
 
 
 DEEDS = {"add": "added", "change": "changed", "remove": "removed", "undo": "undid"}
 
 
-def annotation_table(rows: Iterable[AnnotationRow]) -> Safe:
+def annotation_table(rows: Iterable[AnnotationRow], names: Mapping[str, str]) -> Safe:
+    """What people wrote; `names` of circuits by their id."""
     return markup.table(
         ["When", "Who", "What", "On", "Text"],
         [
-            [when(row.created_at), row.author, f"{DEEDS[row.action]} a {row.kind}", subject_link(row), row.text]
+            [when(row.created_at), row.author, f"{DEEDS[row.action]} a {row.kind}", subject_link(row, names), row.text]
             for row in rows
         ],
     )

@@ -7,9 +7,10 @@ import streamlit as st
 
 from atlas.group_records import News
 from ui import markup, work
-from ui.listing import annotation_table, circuit_table, when
+from ui.listing import annotation_table, circuit_name, circuit_table, when
 from ui.shared import begin, get_atlas, guarded, heading, note, show
 
+NAMED = 1000  # circuits whose names are looked up; an older one is shown by its id
 begin("What is new")
 
 
@@ -20,17 +21,19 @@ def read_until(time: str) -> None:
 
 def numbers(news: News) -> None:
     counts = (
-        (news.circuit_count, "circuits by others"),
-        (news.labels, "labels by others"),
-        (len(news.annotations), "notes, tags and names by others"),
-        (len(news.jobs), "own jobs that ended"),
+        (news.circuit_count, "circuit", " by others"),
+        (news.labels, "label", " by others"),
+        (len(news.annotations), "annotation", " by others"),
+        (len(news.jobs), "job", " of yours that ended"),
     )
     show(
         markup.tag(
             "div",
             *(
-                markup.tag("div", markup.tag("b", f"{n:,}{'' if n != 50 else '+'}"), markup.tag("span", what))
-                for n, what in counts
+                markup.tag(
+                    "div", markup.tag("b", f"{n:,}"), markup.tag("span", f"{what}{'' if n == 1 else 's'}{whose}")
+                )
+                for n, what, whose in counts
                 if n
             ),
             cls="ca-numbers",
@@ -59,8 +62,10 @@ if news.jobs:
     heading("Your jobs that ended")
     show(*(work.job_card(job) for job in news.jobs))
 if news.annotations:
-    heading("Notes, tags and names")
-    show(annotation_table(news.annotations))
+    heading("Notes, tags, names and supernodes")
+    with guarded():
+        names = {row.id: circuit_name(row) for row in get_atlas().circuits(limit=NAMED)}
+    show(annotation_table(news.annotations, names))
 if news.circuits:
     heading("Circuits")
     show(circuit_table(news.circuits))

@@ -141,21 +141,26 @@ def parsed(file_id: str, name: str, _data: bytes):
     return read_prompts(name, _data)
 
 
-def completed(requests: list[TraceRequest], given: dict) -> tuple[list[TraceRequest], list[str]]:
-    """What a row leaves out is as chosen on the page; and those that no worker could do, with the reason."""
+def completed(requests: list[TraceRequest], given: dict) -> tuple[list[TraceRequest], list[tuple[str, str]]]:
+    """What a row leaves out is as chosen on the page; and the prompts that no worker could do, with the reason."""
     good, bad = [], []
-    for number, request in enumerate(requests, start=1):
+    for request in requests:
         own = request.model_fields_set
         names_model = own & {"profile", "model", "transcoders"}
         skipped = own | ({"profile", "model", "transcoders"} if names_model else set())
         full = request.model_copy(update={name: value for name, value in given.items() if name not in skipped})
         try:
-            check_request(atlas.settings, full, f"Prompt {number}: ")
+            check_request(atlas.settings, full)
         except AtlasError as error:
-            bad.append(str(error))
+            bad.append((f"“{_short(full)}”", str(error)))
         else:
             good.append(full)
     return good, bad
+
+
+def _short(request: TraceRequest, most: int = 60) -> str:
+    text = markup.visible(request.prompt if request.prompt is not None else f"tokens {request.token_ids}")
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def from_file(given: dict) -> None:
@@ -171,7 +176,7 @@ def from_file(given: dict) -> None:
         problem(error)
         return
     good, bad = completed(requests, given)
-    faults = [*((f"Line {row.line}", row.reason) for row in rejected), *(tuple(text.split(": ", 1)) for text in bad)]
+    faults = [*((f"Line {row.line}", row.reason) for row in rejected), *bad]
     if faults:
         heading(f"{markup.counted(len(faults), 'row')} cannot be used")
         show(markup.table(["Where", "Why"], faults[:LISTED]))
@@ -198,14 +203,14 @@ def _and_more(count: int) -> None:
 
 
 def _preview(request: TraceRequest) -> list[object]:
-    plain = TraceRequest(prompt="x")
-    options = [
-        f"{name.replace('_', ' ')} {value}" if value is not True else name
-        for name, value in request.model_dump().items()
-        if name not in {"prompt", "token_ids", "model", "transcoders", "profile"} and value != getattr(plain, name)
-    ]
-    what = request.prompt if request.prompt is not None else f"tokens {request.token_ids}"
-    return [markup.visible(what)[:300], request.profile or request.model, ", ".join(options) or "–"]
+    usual = TraceRequest()
+    options = []
+    for name, value in request.model_dump().items():
+        if name in {"prompt", "token_ids", "model", "transcoders", "profile"} or value == getattr(usual, name):
+            continue
+        said = "" if value is True else " " + (",".join(value) if isinstance(value, list) else str(value))
+        options.append(name.replace("_", " ") + said)
+    return [_short(request, 300), request.profile or request.model, "; ".join(options) or "–"]
 
 
 @fragment(run_every=work.LOOKED)
