@@ -181,6 +181,6 @@ def _may_scrape(atlas: Atlas, authorization: str) -> None:
     wanted = atlas.settings.metrics_token.get_secret_value()
     if wanted and secrets.compare_digest(secret.strip().encode(), wanted.encode()):
         return
-    from atlas.people import with_token
+    from atlas.authentication import with_token
 
     with_token(atlas, secret.strip())

@@ -42,7 +42,7 @@ _SECRET_TEXT = [  # bounded, so that a long text from a stranger costs no more t
 ]
 _STANDARD = {*vars(logging.makeLogRecord({})), "message", "asctime", "taskName", "color_message"}
 _bound: ContextVar[dict[str, Any]] = ContextVar("atlas_log_fields", default={})  # noqa: B039  replaced, never changed
-_REQUEST_ID = re.compile(r"[\w.-]{1,64}")
+_REQUEST_ID = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 def setup(

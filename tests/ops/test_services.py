@@ -58,7 +58,7 @@ class Stack:
             (self.secrets / name).write_text(f"{value}\n")
         self.words = {
             "/run/secrets": str(self.secrets),
-            "postgresql://atlas@postgres:5432/atlas": url.set(password=None).render_as_string(),
+            "postgresql://atlas@postgres:5432/atlas": url._replace(password=None).render_as_string(),
             "bolt://neo4j:7687": graph.url,
             "bolt://127.0.0.1:7687": graph.url,
             "/var/lib/atlas": str(folder / "home"),
