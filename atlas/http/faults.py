@@ -77,8 +77,14 @@ def document(error: AtlasError, atlas: Atlas | None = None) -> dict[str, Any]:
 
 
 def _without_places(text: str, atlas: Atlas) -> str:
-    text = text.replace(atlas.settings.resolved_catalog_url(), "the catalog").replace(atlas.catalog.place, "its place")
-    return text.replace(str(atlas.settings.home), "the atlas home")
+    places = {
+        atlas.settings.resolved_catalog_url(): "the catalog",
+        atlas.catalog.place: "its place",
+        str(atlas.settings.home): "the atlas home",
+    }
+    for place, told in places.items():
+        text = text.replace(place, told) if place else text
+    return text
 
 
 def unexpected(error: BaseException) -> AtlasError:

@@ -21,6 +21,7 @@ from atlas.http.mcp_endpoint import mcp_route
 from atlas.logs import RequestLog
 
 BACKLOG = 512
+GRACE_SECONDS = 10  # what still runs then is cut off
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -78,6 +79,7 @@ def serve(atlas: Atlas, listening: socket.socket, behind_tls: bool) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_graceful_shutdown=GRACE_SECONDS,
         proxy_headers=behind_tls,
         forwarded_allow_ips="*" if behind_tls else None,
     )

@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
@@ -31,6 +32,7 @@ BOUNDS: dict[str, Any] = {
     "seed": Field(ge=0, le=2**63 - 1),
     "days": Field(gt=0, le=36_500),
 }
+LONGEST_NAME = 200
 HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 
 
@@ -54,7 +56,9 @@ def _no_folders_in_arguments(atlas: Atlas, given: dict[str, Any]) -> None:
 
 def refuse_folder(name: str | None) -> None:
     """Raises InputRejected for anything but a hub name: a path would let callers point at files of the server."""
-    if name is not None and (not HUB_NAME.fullmatch(name) or ".." in name):
+    if name is None:
+        return
+    if len(name) > LONGEST_NAME or not HUB_NAME.fullmatch(name) or ".." in name or Path(name).exists():
         raise InputRejected(
             f"{name[:200]!r} is not the name of a model or transcoder set on a hub; folders are not taken from elsewhere.",
             "Name a profile of the server's atlas.toml, or NAME or OWNER/NAME on the hub.",
