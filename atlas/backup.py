@@ -26,6 +26,7 @@ from atlas.bundle.moving import Exported, exported
 from atlas.bundle.run import Run
 from atlas.bundle.writing import replacing, write_bundle
 from atlas.catalog import audit, outbox
+from atlas.catalog.people import folded
 from atlas.catalog.tables import AccessToken, Audit, Base, Job, Meta, OutboxEntry, Person, SignIn, Worker
 from atlas.errors import InputRejected, StoreUnavailable
 from atlas.records import Record
@@ -84,7 +85,7 @@ def restore(settings: Settings, path: str | Path, progress: Report | None = None
                 rebuild = atlas.catalog.write(atlas.actor, fill)
             except exc.IntegrityError as error:  # two tokens with one hash: nothing that a backup of ours could hold
                 raise reader.damaged("its records contradict each other") from error
-            atlas._projector.finish([rebuild], progress)
+            atlas._project([rebuild], progress)
     return Restored(
         path=str(path),
         made_at=manifest.made_at,
@@ -135,7 +136,7 @@ def _as_they_are(batch: Sequence[LabelLine]) -> Embeddings:
 
 
 def _people(session: Session, batch: Sequence[PersonLine]) -> Tally:
-    people = [line.model_dump(exclude={"tokens"}) for line in batch]
+    people = [line.model_dump(exclude={"tokens"}) | {"folded": folded(line.name)} for line in batch]
     tokens = [token.model_dump() | {"person": line.name} for line in batch for token in line.tokens]
     session.execute(insert(Person), people)
     if tokens:
