@@ -71,10 +71,8 @@ def test_a_server_that_accepts_and_says_nothing_is_down(settings: Settings) -> N
 def test_a_catalog_that_is_gone_is_not_ready_and_metrics_still_answer(settings: Settings) -> None:
     with Atlas.open(settings=settings) as atlas:
         metrics.watch(atlas)
-        atlas.catalog.file.write_bytes(b"no database" * 1000)
-        for beside in atlas.catalog.file.parent.glob("catalog.sqlite-*"):
-            beside.unlink()
         atlas.catalog.engine.dispose()
+        atlas.catalog.file.write_bytes(b"no database" * 1000)
         assert (health(atlas).ready, health(atlas).catalog) == (False, "down")
         assert value("atlas_catalog_up") == 0
         client = TestClient(Starlette(routes=ops_routes(atlas)))
@@ -153,13 +151,13 @@ def test_the_verb_for_containers_says_it_by_its_exit_code(settings: Settings, mo
 def test_settings_are_read_from_files_of_secrets(tmp_path, monkeypatch) -> None:
     from atlas.errors import UsageError
 
-    (tmp_path / "password").write_text("hunter 2\n")
+    (tmp_path / "password").write_text("hunter@2/\n")
     for name in ("GRAPH", "CATALOG"):
         monkeypatch.setenv(f"ATLAS_{name}_PASSWORD_FILE", str(tmp_path / "password"))
     monkeypatch.setenv("ATLAS_CATALOG_URL", "postgresql://atlas@db/atlas")
     found = load_settings()
-    assert found.graph_password.get_secret_value() == "hunter 2"
-    assert found.resolved_catalog_url() == "postgresql://atlas:hunter%202@db/atlas"
+    assert found.graph_password.get_secret_value() == "hunter@2/"
+    assert found.resolved_catalog_url() == "postgresql://atlas:hunter%402%2F@db/atlas"
     monkeypatch.setenv("ATLAS_CATALOG_URL", "postgresql://atlas:own@db/atlas")
     assert load_settings().resolved_catalog_url() == "postgresql://atlas:own@db/atlas"
     monkeypatch.setenv("ATLAS_GRAPH_PASSWORD_FILE", str(tmp_path / "nothing"))
