@@ -48,7 +48,7 @@ def from_bytes(blob: bytes, source: str = "circuit") -> Circuit:
     """Read a blob; `source` names it in errors. Raises InputRejected (damaged) or SchemaMismatch (newer version)."""
     metadata, tensors = _open(blob, source)
     version = metadata.get("schema_version", "")
-    if not (version.isascii() and version.isdigit()):
+    if not (version.isascii() and version.isdigit() and len(version) < 10):
         raise InputRejected(
             f"{source} is a safetensors file without a circuit schema_version.",
             "Pass a file written by `atlas export --format circuit`.",
@@ -61,7 +61,7 @@ def from_bytes(blob: bytes, source: str = "circuit") -> Circuit:
         )
     try:
         return reader(metadata, tensors)
-    except (KeyError, ValueError, TypeError, ValidationError) as error:
+    except (KeyError, ValueError, TypeError, ValidationError, RecursionError, AttributeError) as error:
         raise InputRejected(
             f"{source} is not a whole circuit file: {_first_line(error)}.", "Export it again."
         ) from error
@@ -108,6 +108,8 @@ _DTYPES = {
 
 def _read_v1(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> Circuit:
     def recode(name: str, codes: np.ndarray, known: tuple[str, ...]) -> np.ndarray:
+        if codes.dtype != np.uint8:
+            raise ValueError(f"the codes in {name} are not uint8")
         table = np.array([known.index(word) for word in json.loads(metadata[name])], np.uint8)
         if len(codes) and codes.max() >= len(table):
             raise ValueError(f"a code in {name} is out of range")

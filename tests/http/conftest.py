@@ -19,6 +19,8 @@ from atlas.records import NewLabel
 from atlas.settings import Settings
 from tests.conftest import make_circuit
 
+JSON_LIMIT = 200_000
+FILE_LIMIT = 1_000_000
 COMMAND = "from atlas.cli.main import main; main()"
 
 
@@ -47,7 +49,9 @@ class Served:
 
 def environment_of(settings: Settings) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("ATLAS_")}
-    return {**kept, "ATLAS_HOME": str(settings.home), "ATLAS_ACTOR": "keeper", "ATLAS_EMBEDDED_HEAP": "512m"}
+    ours = {"HOME": settings.home, "ACTOR": "keeper", "EMBEDDED_HEAP": "512m"}
+    limits = {"HTTP_MAX_BODY_BYTES": JSON_LIMIT, "IMPORT_MAX_BYTES": FILE_LIMIT}
+    return {**kept, **{f"ATLAS_{name}": str(value) for name, value in (ours | limits).items()}}
 
 
 @pytest.fixture(scope="session")

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
+import threading
 from collections.abc import Callable
-from typing import Any
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from importlib.metadata import version
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
 
 from atlas import Atlas
-from atlas.errors import AccessDenied, NotFound, QueryRefused, StoreUnavailable, UsageError
+from atlas.errors import AccessDenied, NotFound, QueryRefused, SchemaMismatch, StoreUnavailable, UsageError
 from atlas.group_records import TraceRequest
 from atlas.http.verbs import VERBS
 from atlas.records import Annotations, ImportedLabel, ImportedSupernode, NewLabel
@@ -228,6 +231,40 @@ def test_an_address_or_token_that_cannot_work_is_one_sentence(address, token, ki
         Atlas.open(address, token=token)
     assert token == "" or token not in str(told.value)
     assert told.value.hint
+
+
+class Answering(BaseHTTPRequestHandler):
+    """Something that is no atlas of this version: answers `answer` with `headers`."""
+
+    answer: ClassVar[bytes] = b""
+    headers_sent: ClassVar[dict[str, str]] = {}
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        for name, value in self.headers_sent.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(self.answer)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("answer", "headers", "kind", "sentence"),
+    [
+        (b"<html>hello</html>", {}, StoreUnavailable, "is no Circuit Atlas server"),
+        (b"{}", {"Circuit-Atlas-Version": version("circuit-atlas")}, StoreUnavailable, "is no Circuit Atlas server"),
+        (b"{}", {"Circuit-Atlas-Version": "9.9.1"}, SchemaMismatch, "is circuit-atlas 9.9.1, this is"),
+    ],
+)
+def test_another_server_or_version_is_one_sentence(answer, headers, kind, sentence) -> None:
+    handler = type("Handler", (Answering,), {"answer": answer, "headers_sent": headers})
+    with HTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(kind, match=sentence):
+            Atlas.open(f"http://127.0.0.1:{server.server_port}", token="atlas_x")
+        server.shutdown()
 
 
 def test_a_wrong_and_a_revoked_token_are_refused_also_in_the_middle(served) -> None:
