@@ -219,7 +219,7 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
         self._embed_again(progress)
 
         def work(session: Session) -> int:
-            detail = {"take_over": True} if take_over else {}
+            detail: dict[str, Any] = {"take_over": True} if take_over else {}
             audit.record(session, "rebuild", "", **detail)
             return outbox.announce(session, "rebuild", **detail)
 

@@ -85,7 +85,7 @@ def by_bare_driver(store: GraphStore, circuit: Circuit) -> float:
     method = circuit.record.method
     common = {"id": project.id, "prefix": project.id + "/", "method": method.name, "unit": method.weight_unit}
 
-    def work(tx: neo4j.ManagedTransaction) -> None:
+    def work(tx: neo4j.Transaction) -> None:
         tx.run("CREATE (:Circuit {id: $id})", common).consume()
         for name, statement in BARE.items():
             size = loading.BATCH_ROWS[name]

@@ -132,7 +132,22 @@ def test_a_concept_keeps_a_feature_whose_circuits_are_gone(atlas, make_circuit):
     assert graph_content(atlas) == grown
     atlas.delete_concept("Texas")
     assert atlas.concepts() == []
-    assert graph_content(atlas)["concepts"] == []
+    assert graph_content(atlas)["all nodes"] == []  # nothing else kept the feature
+
+
+def test_a_feature_that_a_concept_lets_go_stays_only_where_something_else_keeps_it(atlas, make_circuit):
+    atlas.add(make_circuit())
+    atlas.put_labels([NewLabel(feature=OTHER_KEY, text="a label", method="person")])
+    atlas.define_concept("Texas", [KEY, OTHER_KEY])
+    atlas.delete("a-b")
+    atlas.define_concept("Texas", [OTHER_KEY])
+    content = graph_content(atlas)
+    assert [row[0] for row in content["features"]] == [OTHER_KEY]
+    atlas.delete_concept("Texas")
+    content = graph_content(atlas)
+    assert [row[0] for row in content["features"]] == [OTHER_KEY]
+    atlas.rebuild()
+    assert graph_content(atlas) == content
 
 
 def test_changes_made_while_the_graph_is_down_are_kept_and_caught_up(store_pair, make_circuit):
@@ -205,14 +220,15 @@ def test_a_rebuild_leaves_a_database_of_another_program_alone(store_pair):
 
 
 def test_one_circuit_that_cannot_be_projected_keeps_no_other_out(atlas, make_circuit):
-    atlas.catalog.write("me", lambda session: outbox.announce(session, "features", keys=[KEY], oops=1))
-    atlas.catalog.write("me", lambda session: outbox.announce(session, "collection", "no such collection"))
+    atlas.catalog.write("me", lambda session: outbox.announce(session, "features", keys=["no feature key"]))
+    atlas.catalog.write("me", lambda session: outbox.announce(session, "delete", "damaged", detail_is_missing=1))
     circuit = make_circuit()
     atlas.add(circuit)
     assert atlas.graph.circuit_ids() == {circuit.id: "ready"}
     with atlas.catalog.read() as session:
         left = session.query(OutboxEntry).one()
-    assert "no such collection" in left.error
+    assert left.subject == "damaged"
+    assert left.error
 
 
 def test_threads_of_one_process_may_share_an_atlas(atlas, make_circuit):

@@ -160,7 +160,10 @@ class Catalog:
                 yield held
             finally:
                 if held:
-                    connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": number})
+                    try:
+                        connection.execute(text("SELECT pg_advisory_unlock(:n)"), {"n": number})
+                    except exc.DBAPIError:  # the server went away, and the lock with it: what was done under it is done
+                        connection.invalidate()
         finally:
             connection.close()
 

@@ -22,7 +22,9 @@ from atlas.settings import Settings
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 WRITE_SECONDS = 900.0  # time limit of one write transaction, where the server knows such limits
-RACES = 9  # attempts of a transaction whose failure the dialect calls retryable, with 7 s of waiting between them
+PATIENCE = 30.0  # seconds for which passing trouble is tried again: a deadlock, a Neo4j that starts again
+FIRST_WAIT, LONGEST_WAIT = 0.05, 1.0  # seconds between attempts
+RACES = 9  # attempts of a transaction whose failure the dialect calls retryable: it may also be a real fault
 
 
 class Connection:
@@ -63,8 +65,6 @@ class Connection:
             auth=(user, password),
             connection_timeout=10.0,
             connection_acquisition_timeout=60.0,
-            # A dead embedded server is started again by us, on another port: its driver waits in vain for the old one.
-            max_transaction_retry_time=1.0 if self.endpoint is not None else 30.0,
             notifications_min_severity="OFF",
             user_agent="circuit-atlas",
         )
@@ -130,24 +130,36 @@ class Connection:
     def read(self, statement: str, parameters: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """Rows of one reading statement of ours, retried on passing trouble."""
         return self._healed(
-            lambda: self._managed("execute_read", lambda tx: tx.run(statement, parameters or {}).data())
+            lambda: self._retried(neo4j.READ_ACCESS, lambda tx: tx.run(statement, parameters or {}).data())
         )
 
-    def write(self, work: Callable[[neo4j.ManagedTransaction], T]) -> T:
+    def write(self, work: Callable[[neo4j.Transaction], T]) -> T:
         """`work` in one transaction; it may run several times, so it must depend on nothing but the server's state."""
-        return self._healed(lambda: self._managed("execute_write", work))
+        return self._healed(lambda: self._retried(neo4j.WRITE_ACCESS, work))
 
-    def _managed(self, how: str, work: Callable[[neo4j.ManagedTransaction], T]) -> T:
-        timed = neo4j.unit_of_work(timeout=WRITE_SECONDS)(work)
-        for attempt in range(RACES):
+    def _retried(self, access: str, work: Callable[[neo4j.Transaction], T]) -> T:
+        """The driver's own managed transactions wait up to half a minute more than a server needs to come back."""
+        began, wait, attempt = time.monotonic(), FIRST_WAIT, 0
+        while True:
+            attempt += 1
             try:
-                with self.session() as session:
-                    return getattr(session, how)(timed)
+                with (
+                    self.session(default_access_mode=access) as session,
+                    session.begin_transaction(timeout=WRITE_SECONDS) as transaction,
+                ):
+                    result = work(transaction)
+                    transaction.commit()
+                    return result
             except (driver_errors.Neo4jError, driver_errors.DriverError) as error:
-                if attempt == RACES - 1 or not self.dialect.retryable(error):
+                lost_race = self.dialect.retryable(error) and attempt < RACES
+                if not (lost_race or self._passes(error)) or time.monotonic() - began > PATIENCE:
                     raise
-                time.sleep(min(0.05 * 2**attempt, 2.0))
-        raise AssertionError("unreachable")
+            time.sleep(wait)
+            wait = min(2 * wait, LONGEST_WAIT)
+
+    def _passes(self, error: driver_errors.Neo4jError | driver_errors.DriverError) -> bool:
+        """Whether the same may succeed soon. A dead embedded server is no such case: it is started again on other ports."""
+        return error.is_retryable() and (self.endpoint is None or isinstance(error, driver_errors.TransientError))
 
     def _healed(self, call: Callable[[], T]) -> T:
         """`call`, once more on a new connection when the embedded server went away meanwhile."""

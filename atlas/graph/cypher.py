@@ -223,6 +223,7 @@ RETURN source.key AS source, target.key AS target, i.method AS method, i.unit AS
     i.prompts AS prompts, i.mean_share AS mean_share, i.mean_weight AS mean_weight, i.positive AS positive
 """
 
+CONCEPT_FEATURES = "MATCH (:Concept {key: $key})-[:GROUPS]->(f:Feature) RETURN f.key AS key"
 DELETE_CONCEPT = "MATCH (c:Concept {key: $key}) DETACH DELETE c"
 PUT_CONCEPT = """
 CREATE (c:Concept {key: $key, name: $name, author: $author})

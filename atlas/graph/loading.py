@@ -42,7 +42,7 @@ def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
     target = total(aggregates) if projection.counted else 0
     together = total(steps) + target <= SINGLE_TRANSACTION_ROWS
 
-    def begin(tx: neo4j.ManagedTransaction) -> dict[str, Any]:
+    def begin(tx: neo4j.Transaction) -> dict[str, Any]:
         """All of the load, or all of the structure, or nothing yet: as much as fits into one transaction."""
         progress = _begin(tx, projection)
         if progress["status"] != "deleting" and len(projection.circuit.edges) <= SINGLE_TRANSACTION_EDGES:
@@ -71,7 +71,7 @@ def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
 def _load_in_pieces(connection: Connection, projection: CircuitProjection, begin: int) -> None:
     for batch in batches(projection.steps, BATCH_ROWS, begin, total(projection.steps)):
 
-        def load(tx: neo4j.ManagedTransaction, batch: Batch = batch) -> None:
+        def load(tx: neo4j.Transaction, batch: Batch = batch) -> None:
             progress = _lock(tx, projection.id)
             if progress is not None and progress["loaded"] == batch.begin:
                 _put(tx, projection, batch)
@@ -86,7 +86,7 @@ def delete_circuit(connection: Connection, circuit_id: str, projection: CircuitP
     Without `projection` what it added is read back from its own edges in the graph.
     """
 
-    def begin(tx: neo4j.ManagedTransaction) -> dict[str, Any] | None:
+    def begin(tx: neo4j.Transaction) -> dict[str, Any] | None:
         progress = _lock(tx, circuit_id)
         if progress is not None:
             tx.run(cypher.SET_STATUS, {"id": circuit_id, "status": "deleting"}).consume()
@@ -101,7 +101,7 @@ def delete_circuit(connection: Connection, circuit_id: str, projection: CircuitP
         aggregates = projection.aggregates if projection is not None else _read_back(connection, circuit_id)
         _move_in_pieces(connection, circuit_id, (progress["method"], progress["unit"]), aggregates, 0)
 
-    def remove(tx: neo4j.ManagedTransaction) -> bool:
+    def remove(tx: neo4j.Transaction) -> bool:
         """Some nodes, and the features and components that nothing else holds; the Circuit itself with the last ones."""
         rows = tx.run(cypher.NODES_TO_DELETE, {"id": circuit_id, "limit": DELETE_NODES}).data()
         tx.run(cypher.DELETE_NODES, {"rows": [row["node"] for row in rows]}).consume()
@@ -116,25 +116,25 @@ def delete_circuit(connection: Connection, circuit_id: str, projection: CircuitP
         pass
 
 
-def _begin(tx: neo4j.ManagedTransaction, projection: CircuitProjection) -> dict[str, Any]:
+def _begin(tx: neo4j.Transaction, projection: CircuitProjection) -> dict[str, Any]:
     parameters = {"id": projection.id, "writer": uuid.uuid4().hex, "properties": projection.properties}
     tx.run(cypher.MAKE_CIRCUIT, parameters).consume()
     return tx.run(cypher.CIRCUIT_PROGRESS, {"id": projection.id}).single(strict=True).data()
 
 
-def _lock(tx: neo4j.ManagedTransaction, circuit_id: str) -> dict[str, Any] | None:
+def _lock(tx: neo4j.Transaction, circuit_id: str) -> dict[str, Any] | None:
     """Progress, read after a write to the node has locked it (or will make one of two writers fail and start over)."""
     tx.run(cypher.LOCK_CIRCUIT, {"id": circuit_id, "writer": uuid.uuid4().hex}).consume()
     record = tx.run(cypher.CIRCUIT_PROGRESS, {"id": circuit_id}).single()
     return record.data() if record else None
 
 
-def _put(tx: neo4j.ManagedTransaction, projection: CircuitProjection, batch: Batch) -> None:
+def _put(tx: neo4j.Transaction, projection: CircuitProjection, batch: Batch) -> None:
     parameters = {"rows": batch.rows, "id": projection.id, "prefix": projection.id + "/"}
     tx.run(cypher.PUT[batch.name], parameters).consume()
 
 
-def _finish(tx: neo4j.ManagedTransaction, projection: CircuitProjection) -> None:
+def _finish(tx: neo4j.Transaction, projection: CircuitProjection) -> None:
     tx.run(cypher.DELETE_SUPERNODES, {"id": projection.id}).consume()
     if projection.supernode_rows:
         tx.run(cypher.PUT_SUPERNODES, {"id": projection.id, "rows": projection.supernode_rows}).consume()
@@ -143,7 +143,7 @@ def _finish(tx: neo4j.ManagedTransaction, projection: CircuitProjection) -> None
     tx.run(cypher.SET_STATUS, {"id": projection.id, "status": projection.status}).consume()
 
 
-def _move(tx: neo4j.ManagedTransaction, projection: CircuitProjection, begin: int, target: int) -> None:
+def _move(tx: neo4j.Transaction, projection: CircuitProjection, begin: int, target: int) -> None:
     for forwards, batch in moves(projection.aggregates, begin, target):
         _apply(tx, _pool_of(projection), batch, forwards)
     tx.run(cypher.SET_AGGREGATED, {"id": projection.id, "to": target}).consume()
@@ -158,7 +158,7 @@ def _move_in_pieces(
     for forwards, batch in moves(aggregates, progress["aggregated"], target):
         begin, end = (batch.begin, batch.end) if forwards else (batch.end, batch.begin)
 
-        def step(tx: neo4j.ManagedTransaction, batch=batch, forwards=forwards, begin=begin, end=end) -> None:
+        def step(tx: neo4j.Transaction, batch=batch, forwards=forwards, begin=begin, end=end) -> None:
             now = _lock(tx, circuit_id)
             if now is not None and now["aggregated"] == begin:
                 _apply(tx, pool, batch, forwards)
@@ -174,7 +174,7 @@ def moves(aggregates: list[Step], begin: int, target: int) -> Iterable[tuple[boo
     return [(False, batch) for batch in reversed(list(batches(aggregates, BATCH_ROWS, target, begin)))]
 
 
-def _apply(tx: neo4j.ManagedTransaction, pool: tuple[str, str], batch: Batch, forwards: bool) -> None:
+def _apply(tx: neo4j.Transaction, pool: tuple[str, str], batch: Batch, forwards: bool) -> None:
     common = {"method": pool[0], "unit": pool[1]}
     if not forwards:
         tx.run(cypher.TAKE[batch.name], common | {"rows": batch.rows}).consume()

@@ -212,10 +212,11 @@ class GraphStore:
     def put_concept(self, name: str, author: str, feature_keys: list[str]) -> None:
         """Makes or replaces a concept; keys of features that no circuit or label brought are left out."""
         parameters = {"key": name, "name": name, "author": author, "features": feature_keys}
-        self._replace(cypher.DELETE_CONCEPT, cypher.PUT_CONCEPT, parameters)
+        self._connection.write(lambda tx: _replace_concept(tx, parameters, cypher.PUT_CONCEPT))
 
     def delete_concept(self, name: str) -> None:
-        self._connection.write(lambda tx: tx.run(cypher.DELETE_CONCEPT, {"key": name}).consume())
+        """Features that only this concept kept go with it."""
+        self._connection.write(lambda tx: _replace_concept(tx, {"key": name}, None))
 
     def drop_labels(self, keys: list[str]) -> None:
         """Features that have no label any more; those that nothing else holds go."""
@@ -233,12 +234,10 @@ class GraphStore:
     def put_collection(self, name: str, author: str, circuit_ids: list[str]) -> None:
         """Makes or replaces a collection."""
         parameters = {"name": name, "author": author, "circuits": circuit_ids}
-        self._replace(cypher.DELETE_COLLECTION, cypher.PUT_COLLECTION, parameters)
 
-    def _replace(self, delete: str, put: str, parameters: dict[str, Any]) -> None:
         def write(tx) -> None:
-            tx.run(delete, parameters).consume()
-            tx.run(put, parameters).consume()
+            tx.run(cypher.DELETE_COLLECTION, parameters).consume()
+            tx.run(cypher.PUT_COLLECTION, parameters).consume()
 
         self._connection.write(write)
 
@@ -308,6 +307,14 @@ class GraphStore:
 
     def close(self) -> None:
         self._connection.close()
+
+
+def _replace_concept(tx: Any, parameters: dict[str, Any], put: str | None) -> None:
+    grouped = [row["key"] for row in tx.run(cypher.CONCEPT_FEATURES, parameters).data()]
+    tx.run(cypher.DELETE_CONCEPT, parameters).consume()
+    if put is not None:
+        tx.run(put, parameters).consume()
+    tx.run(cypher.DELETE_UNUSED_FEATURES, {"rows": grouped}).consume()
 
 
 def search_words(text: str) -> list[str]:

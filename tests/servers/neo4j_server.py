@@ -104,7 +104,8 @@ class Neo4jServer:
                     return
                 except (exceptions.DriverError, exceptions.Neo4jError, OSError) as error:
                     if self.process.poll() is not None or time.monotonic() > deadline:
-                        tail = self.log.read_text(errors="replace")[-2000:]
+                        logs = [self.log, self.home / "logs" / "neo4j.log"]
+                        tail = "".join(log.read_text(errors="replace")[-2000:] for log in logs if log.exists())
                         raise RuntimeError(f"Neo4j did not start: {tail}") from error
                     time.sleep(0.2)
 
