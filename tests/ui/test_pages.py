@@ -11,7 +11,7 @@ from streamlit.testing.v1 import AppTest
 
 import ui
 from tests.ui.conftest import FEATURE, HOSTILE, Filled
-from ui import shared
+from ui import markup, shared
 from ui.canvas import contract
 
 pytestmark = pytest.mark.embedded
@@ -48,7 +48,9 @@ def opened(name: str, **query: str) -> AppTest:
 
 
 def shown(page: AppTest) -> str:
-    return "\n".join(element.proto.body for element in page.get("html"))
+    """The HTML of a page, without the style and the script that are on every page."""
+    own = markup.css() + markup.follow_links()
+    return "\n".join(element.proto.body for element in page.get("html") if element.proto.body != own)
 
 
 def payload_of(page: AppTest) -> dict:
