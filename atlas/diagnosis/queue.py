@@ -7,6 +7,7 @@ import socket
 import time
 from datetime import UTC, datetime
 from functools import partial
+from importlib.metadata import version
 
 import psutil
 from sqlalchemy import text
@@ -19,6 +20,7 @@ from atlas.catalog.tables import Worker
 from atlas.catalog.workers import HEARTBEAT_SECONDS, LOST_SECONDS
 from atlas.diagnosis.check import MEND, Check, told
 from atlas.errors import AtlasError
+from atlas.group_records import WorkerRow
 
 CLOCK_SECONDS = 5.0  # hosts that agree to this are said to agree
 _RECENT = 86_400.0  # a worker silent for longer is not waited for
@@ -52,13 +54,22 @@ def _clocks(atlas: Atlas, slow: dict[str, float]) -> Check:
                 )
     for name, silent in slow.items():
         wrong.append(f"that of the worker {name} is {silent:.0f} s behind this machine's")
-    alive = sum(worker.state in ("idle", "busy") for worker in found)
+    alive = [worker for worker in found if worker.state in ("idle", "busy") or worker.name in slow]
     if not wrong:
-        return Check(name="workers", ok=True, found=f"{alive} alive, {len(found) - alive} not")
+        return _versions(alive, len(found) - len(alive))
     hint = (
         "Set the clocks of these machines by a time server: a worker whose clock is wrong is taken for dead or alive."
     )
     return Check(name="workers", ok=False, found="clocks disagree: " + "; ".join(wrong), hint=hint)
+
+
+def _versions(alive: list[WorkerRow], gone: int) -> Check:
+    ours = version("circuit-atlas")
+    other = [f"{worker.name} ({worker.version})" for worker in alive if worker.version != ours]
+    if other:
+        what = f"{', '.join(other)} of another version than this program ({ours})"
+        return Check(name="workers", ok=False, found=what, hint="Upgrade and restart them; their jobs are handed back.")
+    return Check(name="workers", ok=True, found=f"{len(alive)} alive, {gone} not")
 
 
 def _slow_clocks(atlas: Atlas) -> dict[str, float]:

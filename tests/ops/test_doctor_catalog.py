@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import resources
+from importlib.metadata import version
 
 import psycopg
 import pytest
@@ -41,7 +42,7 @@ def running_worker(atlas: Atlas, name: str = "gpu1") -> Iterator[subprocess.Pope
     try:
 
         def begin(session) -> None:
-            workers.start(session, name, "instance", socket.gethostname(), process.pid, "cpu", "0")
+            workers.start(session, name, "instance", socket.gethostname(), process.pid, "cpu", version("circuit-atlas"))
             assert jobs.claim(session, name, ["trace"]) is not None
 
         atlas.catalog.write("worker", begin)
@@ -83,6 +84,19 @@ def test_a_job_of_a_worker_that_stopped_or_is_unknown_is_queued_again(atlas: Atl
     with running_worker(atlas, "gpu2"):
         atlas.catalog.write("worker", lambda session: session.delete(session.get(Worker, "gpu2")))
         assert named(queue.examine(atlas, mend=True), "jobs").mended
+
+
+def test_a_worker_of_another_version_is_told(atlas: Atlas) -> None:
+    with running_worker(atlas):
+        assert named(queue.examine(atlas, mend=False), "workers").found == "1 alive, 0 not"
+
+        def older(session) -> None:
+            session.get(Worker, "gpu1").version = "0.0.1"
+
+        atlas.catalog.write("worker", older)
+        found = named(queue.examine(atlas, mend=True), "workers")
+        assert not found.ok
+        assert "gpu1 (0.0.1) of another version" in found.found
 
 
 def test_a_clock_that_is_ahead_is_told(atlas: Atlas) -> None:

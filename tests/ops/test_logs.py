@@ -11,8 +11,8 @@ from collections.abc import Iterator
 import pytest
 
 from atlas import Atlas, logs, observing
-from atlas.errors import NotFound
 from atlas.authentication import sign_in, with_token
+from atlas.errors import NotFound
 from atlas.settings import Settings
 from tests.conftest import make_circuit
 
