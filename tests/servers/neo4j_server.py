@@ -27,7 +27,7 @@ dbms.usage_report.enabled=false
 dbms.security.allow_csv_import_from_file_urls=false
 internal.dbms.cypher_ip_blocklist=0.0.0.0/0,::/0
 db.transaction.timeout=120s
-db.checkpoint.interval.time=1m
+db.checkpoint.interval.time=10s
 """
 
 
