@@ -179,7 +179,7 @@ def follow(session: Session, about: Subject, kind: AnnotationKind, original: str
         return []
     if kind == "name" and original is not None:
         circuits.rename(session, about.circuit_id, log.name_of(session, about.text) or original)
-    return [outbox.announce(session, "put", about.circuit_id)]
+    return [outbox.announce(session, "describe", about.circuit_id)]
 
 
 def _feature(about: Subject) -> str:

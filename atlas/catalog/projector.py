@@ -142,6 +142,8 @@ class Projector:
         match entry.action:
             case "put":
                 self._put_circuit(entry.subject)
+            case "describe":
+                self._describe_circuit(entry.subject)
             case "delete":
                 assert entry.payload is not None
                 try:
@@ -171,6 +173,15 @@ class Projector:
             detail = description(entry, notes.supernodes(session, circuit_id), tags)
             projection = projection_from(circuits.blob(session, circuit_id), detail)
         self._connect().put_circuit(projection)
+
+    def _describe_circuit(self, circuit_id: str) -> None:
+        with self.catalog.read() as session:
+            if not circuits.exists(session, circuit_id):
+                return
+            name, groups = circuits.get(session, circuit_id).name, notes.supernodes(session, circuit_id)
+            tags = annotation_log.tags(session, [circuit_id]).get(circuit_id, [])
+        if not self._connect().describe_circuit(circuit_id, name, tags, groups):
+            self._put_circuit(circuit_id)
 
     def _put_features(self, keys: Sequence[str]) -> None:
         for batch in chunks(keys):

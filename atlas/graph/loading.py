@@ -68,6 +68,28 @@ def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
     connection.write(lambda tx: _finish(tx, projection))
 
 
+def describe_circuit(
+    connection: Connection, circuit_id: str, properties: dict[str, Any], supernode_rows: list[dict[str, Any]]
+) -> bool:
+    """Other properties and supernodes for a circuit that is ready, whatever its size; False when there is none."""
+
+    def work(tx: neo4j.ManagedTransaction) -> bool:
+        progress = _lock(tx, circuit_id)
+        if progress is None or progress["status"] != "ready":
+            return False
+        _put_supernodes(tx, circuit_id, supernode_rows)
+        tx.run(cypher.SET_CIRCUIT, {"id": circuit_id, "properties": properties}).consume()
+        return True
+
+    return connection.write(work)
+
+
+def _put_supernodes(tx: neo4j.ManagedTransaction, circuit_id: str, rows: list[dict[str, Any]]) -> None:
+    tx.run(cypher.DELETE_SUPERNODES, {"id": circuit_id}).consume()
+    if rows:
+        tx.run(cypher.PUT_SUPERNODES, {"id": circuit_id, "rows": rows}).consume()
+
+
 def _load_in_pieces(connection: Connection, projection: CircuitProjection, begin: int) -> None:
     for batch in batches(projection.steps, BATCH_ROWS, begin, total(projection.steps)):
 
@@ -135,9 +157,7 @@ def _put(tx: neo4j.Transaction, projection: CircuitProjection, batch: Batch) -> 
 
 
 def _finish(tx: neo4j.Transaction, projection: CircuitProjection) -> None:
-    tx.run(cypher.DELETE_SUPERNODES, {"id": projection.id}).consume()
-    if projection.supernode_rows:
-        tx.run(cypher.PUT_SUPERNODES, {"id": projection.id, "rows": projection.supernode_rows}).consume()
+    _put_supernodes(tx, projection.id, projection.supernode_rows)
     properties = projection.properties | {"counted": projection.counted}
     tx.run(cypher.SET_CIRCUIT, {"id": projection.id, "properties": properties}).consume()
     tx.run(cypher.SET_STATUS, {"id": projection.id, "status": projection.status}).consume()

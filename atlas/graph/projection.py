@@ -84,15 +84,7 @@ class CircuitProjection:
 
     @cached_property
     def supernode_rows(self) -> list[dict[str, Any]]:
-        known = self.circuit.row_of_key
-        return [
-            {
-                "key": f"{self.id}/{position}",
-                "name": supernode.name,
-                "nodes": [node_key(self.id, key) for key in dict.fromkeys(supernode.node_keys) if key in known],
-            }
-            for position, supernode in enumerate(self.supernodes)
-        ]
+        return supernode_rows(self.id, self.supernodes)
 
 
 @dataclass(frozen=True)
@@ -130,6 +122,18 @@ def total(steps: list[Step]) -> int:
 
 def node_key(circuit_id: str, key: str) -> str:
     return f"{circuit_id}/{key}"
+
+
+def supernode_rows(circuit_id: str, supernodes: list[ImportedSupernode]) -> list[dict[str, Any]]:
+    """One map per supernode; keys that the circuit does not have match no node."""
+    return [
+        {
+            "key": f"{circuit_id}/{position}",
+            "name": supernode.name,
+            "nodes": [node_key(circuit_id, key) for key in dict.fromkeys(supernode.node_keys)],
+        }
+        for position, supernode in enumerate(supernodes)
+    ]
 
 
 def node_rows(circuit: Circuit) -> list[dict[str, Any]]:

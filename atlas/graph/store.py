@@ -13,9 +13,9 @@ from atlas.circuit import parse_feature_key
 from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
 from atlas.graph import cypher, loading
 from atlas.graph.connection import Connection
-from atlas.graph.projection import CircuitProjection
+from atlas.graph.projection import CircuitProjection, supernode_rows
 from atlas.graph.reading import run_untrusted
-from atlas.records import CypherResult
+from atlas.records import CypherResult, ImportedSupernode
 from atlas.settings import Settings
 
 FEATURE_BATCH = 500
@@ -155,6 +155,13 @@ class GraphStore:
     def put_circuit(self, projection: CircuitProjection) -> None:
         """Loads or updates a circuit; again and again is fine. Returns when its INFLUENCES are complete."""
         loading.put_circuit(self._connection, projection)
+
+    def describe_circuit(
+        self, circuit_id: str, name: str, tags: list[str], supernodes: list[ImportedSupernode]
+    ) -> bool:
+        """What people say about a circuit that is ready; cheap whatever its size. False when it has to be loaded first."""
+        rows = supernode_rows(circuit_id, supernodes)
+        return loading.describe_circuit(self._connection, circuit_id, {"name": name, "tags": tags}, rows)
 
     def delete_circuit(self, circuit_id: str, projection: CircuitProjection | None = None) -> None:
         """Takes a circuit out, also one that is half loaded or half deleted; its aggregates are taken back exactly."""
