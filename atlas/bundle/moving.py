@@ -77,7 +77,8 @@ def import_bundle(
     added = _without_zeros(run.tally.added)
     if added:
         run.write(partial(_sign_off, manifest, Path(path).name, added))
-    atlas._project(run.tally.announced, progress)
+    if run.tally.announced:
+        atlas._project(run.tally.announced, progress)
     result = BundleImport(
         path=str(path),
         made_at=manifest.made_at,
