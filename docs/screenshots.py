@@ -1,4 +1,4 @@
-"""Take the pictures of the documentation again: `python docs/screenshots.py --home HOME [--out FOLDER] [--all]`.
+"""Take the pictures of the documentation again: `python docs/screenshots.py --home HOME [--out FOLDER] [--only PAGE] [--all]`.
 
 Starts the pages over HOME, opens its newest circuit, chooses the node that feeds the answer most and saves `circuit.png`. With
 --all every page in light and dark, 1400 and 800 px wide. Needs the extras [ui] and [dev] and Chromium (CHROMIUM names it).
@@ -47,6 +47,7 @@ def addresses(home: Path, circuit: str | None, label: str) -> dict[str, str]:
         )
         token = next((text for text in reversed(shown.tokens[:-1]) if len(text.strip()) > 2), "the")
         answer = detail.record.targets[0].what if detail.record.targets else ""
+        batch = next((job.batch for job in atlas.jobs() if job.batch), None)
         given = {
             "home": ("", {}),
             "search": ("search", {"q": labels.get(best, "city")}),
@@ -58,6 +59,9 @@ def addresses(home: Path, circuit: str | None, label: str) -> dict[str, str]:
             ),
             "compare": ("compare", {}),
             "cypher": ("cypher", {}),
+            "trace": ("trace", {"batch": batch} if batch else {}),
+            "jobs": ("jobs", {}),
+            "news": ("news", {}),
         }
     return {name: f"{page}?{urlencode(query)}" if query else page for name, (page, query) in given.items()}
 

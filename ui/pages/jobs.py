@@ -55,6 +55,7 @@ def mine(job: JobRow, person: PersonRow) -> bool:
 def button(job: JobRow, person: PersonRow) -> None:
     """What can be done with a job in its state, if anything."""
     if job.state == "done" or not work.may_write(person.role):
+        st.empty()
         return
     name, what, verb = ("Retry", "Queued again", "retry_job")
     if job.state not in work.ENDED:
@@ -119,7 +120,7 @@ def filters() -> tuple[str | None, str | None, bool]:
 
 
 def chosen(rows: list[JobRow]) -> list[JobRow]:
-    return [row for row in rows if st.session_state.get(f"pick-{row.id}")]
+    return [row for row in rows if row.state != "done" and st.session_state.get(f"pick-{row.id}")]
 
 
 def together(rows: list[JobRow], batch: str | None, person: PersonRow) -> None:
@@ -157,35 +158,40 @@ def listing(state: str | None, batch: str | None, own: bool) -> None:
         counts, workers = at.job_counts(), at.workers()
     rows = found[:most]
     alive = work.alive(workers)
-    show(
-        markup.tag(
-            "p",
-            work.counted_states(counts) or "No job was ever enqueued",
-            f" · {markup.counted(alive, 'worker')} alive",
-            cls="ca-line",
+    # every part and row keeps its place, or half of an older list would show beside the newer one while it is drawn
+    with st.container(key="ca-live"):
+        head, jobs, foot = st.container(), st.container(gap=None), st.container()
+    with head:
+        show(
+            markup.tag(
+                "p",
+                work.counted_states(counts) or "No job was ever enqueued",
+                f" · {markup.counted(alive, 'worker')} alive",
+                cls="ca-line",
+            )
         )
-    )
-    if not alive and counts.get("queued"):
-        work.nobody_works()
-    said()
-    if not rows:
-        nothing(bool(state or batch or own), bool(counts))
-    elif work.may_write(person.role):
-        together(rows, batch, person)
-    jobs = st.container(gap=None)
+        if not alive and counts.get("queued"):
+            work.nobody_works()
+        said()
+        if not rows:
+            nothing(bool(state or batch or own), bool(counts))
+        elif work.may_write(person.role):
+            together(rows, batch, person)
     for row in rows:
         with jobs, st.container(horizontal=True, vertical_alignment="center", key=f"ca-row-{row.id}"):
-            if row.state != "done" and mine(row, person):
-                st.checkbox(f"Choose job {row.id[-8:]}", key=f"pick-{row.id}", label_visibility="collapsed")
+            if work.may_write(person.role):
+                name, able = f"Choose job {row.id[-8:]}", row.state != "done" and mine(row, person)
+                st.checkbox(name, key=f"pick-{row.id}", label_visibility="collapsed", disabled=not able)
             show(work.job_card(row))
             button(row, person)
-    if len(found) > most:
-        st.button("Show more", on_click=more)
-    heading("Workers")
-    if workers:
-        show(work.worker_table(workers, {row.id: row.title for row in found}))
-    else:
-        note("No worker has ever run here. On a machine with the model: `atlas worker`.")
+    with foot:
+        if len(found) > most:
+            st.button("Show more", on_click=more)
+        heading("Workers")
+        if workers:
+            show(work.worker_table(workers, {row.id: row.title for row in found}))
+        else:
+            note("No worker has ever run here. On a machine with the model: `atlas worker`.")
 
 
 def nothing(filtered: bool, any_job: bool) -> None:

@@ -281,7 +281,7 @@ with left, guarded():
         from_text(given)
     with by_file:
         from_file(given)
-with right:
+with right, st.container(key="ca-live"):
     heading("The queue")
     queue_now()
     show(markup.tag("p", markup.link("jobs", "All jobs and workers"), cls="ca-line"))
