@@ -36,12 +36,11 @@ def panel(subjects: Mapping[str, str], pins: tuple[str, ...] = (), place: str = 
         atlas = get_atlas()
         may = work.may_write(atlas.whoami().role)
         rows = _rows(atlas, subjects, history=False)
-    left, right = st.columns([4, 1], vertical_alignment="bottom")
-    with left:
+    with st.container(horizontal=True, horizontal_alignment="distribute", vertical_alignment="bottom"):
         heading(f"Notes and names ({len(rows)})" if rows else "Notes and names")
-    history = right.toggle(
-        "History", key=f"ca-history-{place}", help="Every entry: also what was changed, removed and undone."
-    )
+        history = st.toggle(
+            "History", key=f"ca-history-{place}", help="Every entry: also what was changed, removed and undone."
+        )
     if history:
         with guarded():
             rows = _rows(atlas, subjects, history=True)
@@ -111,9 +110,9 @@ def _edit(row: AnnotationRow, place: str) -> None:
     with st.popover("Edit", key=f"ca-edit-{place}{row.id}"):
         key = f"ca-text-{place}{row.id}"
         if row.kind == "note":
-            st.text_area("Text", row.text, key=key, max_chars=NOTE_LIMIT)
+            st.text_area("Text", row.text, key=key, max_chars=NOTE_LIMIT, width=480, height=160)
         else:
-            st.text_input("Text", row.text, key=key, max_chars=NAME_LIMIT)
+            st.text_input("Text", row.text, key=key, max_chars=NAME_LIMIT, width=360)
         with st.container(horizontal=True):
             st.button("Save", key=f"ca-save-{place}{row.id}", type="primary", on_click=_change, args=(row, key))
             st.button("Remove", key=f"ca-remove-{place}{row.id}", on_click=_remove, args=(row,))
@@ -132,13 +131,18 @@ def _add_form(subjects: Mapping[str, str], pins: tuple[str, ...], place: str) ->
     if pins:
         kinds.append("supernode")
     with st.form(f"ca-say-{place}", clear_on_submit=True, border=False):
-        line = st.columns([2, 1, 5, 1], vertical_alignment="bottom") if len(subjects) > 1 else None
-        about_at, kind_at, text_at, button_at = line or (None, *st.columns([1, 6, 1], vertical_alignment="bottom"))
-        if about_at is not None:
-            about_at.selectbox("About", list(subjects), key=f"ca-about-{place}")
-        kind_at.selectbox(
-            "As", kinds, format_func=KIND_NAMES.__getitem__, key=f"ca-kind-{place}", help=_help(own, pins)
-        )
+        with st.container(horizontal=True, gap="large"):
+            if len(subjects) > 1:
+                st.segmented_control("About", list(subjects), default=own, key=f"ca-about-{place}")
+            st.segmented_control(
+                "As",
+                kinds,
+                format_func=KIND_NAMES.__getitem__,
+                default="note",
+                key=f"ca-kind-{place}",
+                help=_help(own, pins),
+            )
+        text_at, button_at = st.columns([8, 1], vertical_alignment="bottom")
         text_at.text_area(
             "Text", key=f"ca-new-{place}", height=68, max_chars=NOTE_LIMIT, placeholder="What should others know?"
         )
@@ -147,9 +151,9 @@ def _add_form(subjects: Mapping[str, str], pins: tuple[str, ...], place: str) ->
 
 def _add(subjects: dict[str, str], pins: tuple[str, ...], place: str) -> None:
     given = st.session_state
-    kind, text = given[f"ca-kind-{place}"], given[f"ca-new-{place}"]
+    kind, text = given.get(f"ca-kind-{place}") or "note", given[f"ca-new-{place}"]
     own = next(iter(subjects))
-    about = own if kind == "supernode" else given.get(f"ca-about-{place}", own)
+    about = own if kind == "supernode" else given.get(f"ca-about-{place}") or own
     nodes = list(pins) if kind == "supernode" else None
     _do("Added.", lambda: get_atlas().annotate(subjects[about], kind, text, nodes=nodes), kind)
 

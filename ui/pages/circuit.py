@@ -25,17 +25,18 @@ with guarded():
 
 def choose_circuit() -> None:
     """Without a circuit in the address: all of them, to pick from."""
-    left, right = st.columns([3, 1])
+    left, middle, right = st.columns([3, 1, 1])
     text = left.text_input("Filter by name or prompt", value=asked("text")).strip()
+    tag = middle.text_input("Tag", value=asked("tag")).strip()
     models = ["", *atlas.overview().models]
     model = right.selectbox("Model", models, format_func=lambda m: m or "every model")
-    rows = atlas.circuits(text=text or None, model=model or None, limit=200)
+    rows = atlas.circuits(text=text or None, model=model or None, tag=tag or None, limit=200)
     if rows:
         show(circuit_table(rows))
     else:
         note(
             "No circuit fits."
-            if text or model
+            if text or model or tag
             else "The atlas holds no circuit yet; run `atlas demo` or `atlas import PATH`."
         )
 
@@ -83,13 +84,16 @@ def chosen_card() -> None:
     now = current_view()
     bridge(SLOT, now.to_data(), "bridge", on_selection)
     subjects = {"this circuit": circuit_id}
+    about_node, said = st.container(), st.container()  # so that the form below stays where it is while nodes are chosen
     if now.click:
-        card(known[now.click])
+        with about_node:
+            card(known[now.click])
         subjects["the chosen node, here"] = f"{circuit_id}#{now.click}"
         feature = circuit.feature_key(known[now.click])
         if feature is not None:
             subjects["its feature, everywhere"] = f"feature:{feature}"
-    panel(subjects, now.pins, SLOT)
+    with said:
+        panel(subjects, now.pins, SLOT)
 
 
 def card(row: int) -> None:
@@ -139,7 +143,7 @@ show(
             )
             if piece
         ),
-        *(markup.chip(f"# {tag}", "tag") for tag in detail.tags),
+        *(markup.link("circuit", markup.chip(f"# {tag}", "tag"), tag=tag) for tag in detail.tags),
         cls="ca-line",
     ),
 )
