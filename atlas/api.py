@@ -32,6 +32,7 @@ from atlas.catalog.values import chunks
 from atlas.circuit import UNKNOWN, Circuit, parse_feature_key
 from atlas.circuit_file import to_bytes
 from atlas.collecting import CollectionVerbs
+from atlas.edges import edge_detail
 from atlas.errors import StoreUnavailable
 from atlas.jobs import JobVerbs
 from atlas.observing import watch_verbs
@@ -45,6 +46,7 @@ from atlas.records import (
     ConceptRow,
     CypherResult,
     Deleted,
+    EdgeDetail,
     FeatureDetail,
     NewLabel,
     Overview,
@@ -280,6 +282,13 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
         loaded = self.load(circuit)
         with self.catalog.read() as session:
             return details.circuit_detail(session, loaded)
+
+    def edge(self, circuit: str, source: str, target: str) -> EdgeDetail:
+        """One edge between two node keys, with the attention heads that carried it where the circuit stores them.
+
+        Raises NotFound for a circuit, node or edge that is not there.
+        """
+        return edge_detail(self.load(circuit), source, target)
 
     def node_labels(self, circuit_id: str) -> dict[int, str]:
         """Label by node row: the feature's current one, unless the node has one of its own. Raises NotFound."""

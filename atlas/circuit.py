@@ -107,7 +107,7 @@ class Scores(_Record):
     """Replacement and completeness (Ameisen et al. 2025, Circuit Tracing). `computed_on` says on which graph ours were computed.
 
     `effective_paths`: exp of the entropy over all paths into the targets, before pruning. `influence_lost`: share of the targets'
-    input that no kept path carries (`ingest.trace.diffusion`).
+    input that no kept path carries (`ingest.trace.diffusion`). `explained_variance`: of the MLP outputs by the set on this prompt.
     """
 
     replacement: float | None = None
@@ -117,6 +117,7 @@ class Scores(_Record):
     computed_on: Literal["full graph", "file", "none"] = "none"
     effective_paths: float | None = None
     influence_lost: float | None = None
+    explained_variance: float | None = None
     claimed: dict[str, float] = Field(default_factory=dict)
 
 

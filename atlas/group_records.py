@@ -111,6 +111,8 @@ class TraceRequest(Record):
     node_threshold: float = Field(0.8, ge=0, le=1)
     edge_threshold: float = Field(0.98, ge=0, le=1)
     chat: bool = False
+    continue_by: int = Field(0, ge=0, description="tokens that the model writes on first")
+    at: int | None = Field(None, description="explain the token at this position of what then stands there")
     collection: str | None = None
     again: bool = False
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -156,6 +156,27 @@ class CircuitDetail(CircuitRow):
     pins: list[str] = Field(default_factory=list)
     top_nodes: list[NodeRow] = Field(default_factory=list)
     replicates: list[str] = Field(default_factory=list, description="other circuits with the same trace key")
+
+
+class EdgePart(Record):
+    """What of an edge travelled one way: by its last attention head, a transcoder's skip connection, or straight."""
+
+    way: Literal["head", "straight", "skip", "rest"]
+    layer: int | None = None
+    head: int | None = Field(None, description="query head of that layer")
+    from_position: int | None = None
+    to_position: int | None = None
+    weight: float = Field(description="signed; the parts sum to the edge")
+
+
+class EdgeDetail(Record):
+    circuit: str
+    source: str
+    target: str
+    weight: float
+    share: float = Field(description="|weight| / total absolute input of the target")
+    slot: str
+    parts: list[EdgePart] = Field(default_factory=list, description="empty when they were not stored")
 
 
 class Deleted(Record):

@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from atlas.cli.main import app, opened
+from atlas.cli.main import app, extra, opened
 from atlas.cli.output import Json, emit, table, visible
-from atlas.errors import StoreUnavailable, UsageError
+from atlas.errors import ModelRejected, StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     from atlas.api import Atlas
+    from atlas.records import EdgePart
 
 Circuit = Annotated[str, typer.Argument(help="Circuit id, unique id prefix or unique name.")]
 
@@ -40,8 +41,16 @@ def circuits(
 
 
 @app.command()
-def show(circuit: Circuit, json: Json = False) -> None:
+def show(
+    circuit: Circuit,
+    edge: Annotated[
+        str | None, typer.Option(help="One edge, SOURCE->TARGET: which attention heads carried how much of it.")
+    ] = None,
+    json: Json = False,
+) -> None:
     """Show one circuit: scores, targets, provenance, its strongest nodes."""
+    if edge is not None:
+        return _show_edge(circuit, edge, json)
     with opened() as atlas:
         detail = atlas.show(circuit)
 
@@ -88,6 +97,43 @@ def show(circuit: Circuit, json: Json = False) -> None:
     emit(detail, json, show_text)
 
 
+def _show_edge(circuit: str, edge: str, json: bool) -> None:
+    from atlas.edges import parse_edge
+
+    source, target = parse_edge(edge)
+    with opened() as atlas:
+        detail = atlas.edge(circuit, source, target)
+        if not detail.parts:
+            detail = detail.model_copy(update={"parts": _computed_parts(atlas, circuit, source, target)})
+
+    def show_text(console):
+        console.print(f"{detail.source} -> {detail.target}: weight {detail.weight:.4g}, share {detail.share:.3f}")
+        rows = [
+            [p.way, p.layer, p.head, p.from_position, p.to_position, p.weight, p.weight / detail.weight]
+            for p in detail.parts
+        ]
+        console.print(table(["way", "layer", "head", "from", "to", "weight", "of the edge"], rows))
+
+    emit(detail, json, show_text)
+
+
+def _computed_parts(atlas: Atlas, circuit: str, source: str, target: str) -> list[EdgePart]:
+    """For an edge whose parts are not stored. Raises ModelRejected when its model is not here."""
+    with extra("ingest", "Opening an edge that is not stored open"):
+        from ingest.labels.sources import Sources
+        from ingest.trace.heads import open_edge
+        from ingest.trace.targets import recorded_targets
+    loaded = atlas.load(circuit)
+    found = Sources(atlas, None).find(loaded.record.model.name, loaded.record.transcoders.name)
+    if found is None or not loaded.record.examples or not loaded.record.examples[0].token_ids:
+        raise ModelRejected(
+            f"The parts of this edge are not stored, and the model {loaded.record.model.name} is not here to compute them.",
+            "Name its folder and its set in a profile of atlas.toml.",
+        )
+    targets = recorded_targets(found.model, loaded)
+    return open_edge(found.model, found.transcoders, loaded, source, target, targets)
+
+
 def _scores(scores) -> str:
     def pair(name, full, pruned):
         after = "" if pruned is None else f" ({pruned:.3f} after pruning)"
@@ -100,6 +146,10 @@ def _scores(scores) -> str:
     ours = ", ".join(part for part in parts if part) + (
         f", computed on the {scores.computed_on}" if scores.computed_on != "none" else ""
     )
+    if scores.influence_lost is not None:
+        ours += f", {scores.influence_lost:.0%} of the influence lost by pruning"
+    if scores.effective_paths is not None:
+        ours += f", about {scores.effective_paths:,.0f} paths carry it"
     claimed = ", ".join(f"{name} {value:.3f}" for name, value in scores.claimed.items())
     return ours + (f"; claimed by the file: {claimed}" if claimed else "")
 

@@ -10,7 +10,7 @@ import typer
 
 from atlas.cli.jobs import show_queued
 from atlas.cli.main import app, extra, opened
-from atlas.cli.output import Json, emit, progress_bar
+from atlas.cli.output import Json, emit, progress_bar, stderr
 from atlas.errors import InputRejected, ModelRejected, UsageError
 from atlas.group_records import RejectedRow, TraceRequest
 
@@ -28,10 +28,15 @@ def trace(
     ] = None,
     token_ids: Annotated[str | None, typer.Option(help="Exact token ids, as 1,2,3; nothing is put in front.")] = None,
     targets: Annotated[
-        str | None, typer.Option(help="Target tokens, comma-separated; default: the likeliest to a mass of 0.95.")
+        str | None,
+        typer.Option(
+            help="What to explain, comma-separated: tokens, diff:A|B, feature:LAYER/POSITION/INDEX, direction:FILE.npy, each "
+            "with @POSITION if not the last; default: the likeliest tokens to a mass of 0.95."
+        ),
     ] = None,
     max_features: Annotated[
-        int | None, typer.Option(min=1, help="Keep at most this many features, by influence.")
+        int | None,
+        typer.Option(min=1, help="Trace at most this many features, chosen by influence; the others count as error."),
     ] = None,
     node_threshold: Annotated[
         float, typer.Option(min=0, max=1, help="Share of influence the kept nodes hold; 1 = every node.")
@@ -40,6 +45,19 @@ def trace(
         float, typer.Option(min=0, max=1, help="The same for edges; 1 = every non-zero edge.")
     ] = 0.98,
     chat: Annotated[bool, typer.Option("--chat", help="Put the prompt into the model's chat template.")] = False,
+    continue_by: Annotated[
+        int, typer.Option("--continue", min=0, help="Let the model write so many tokens first.")
+    ] = 0,
+    at: Annotated[
+        int | None,
+        typer.Option(help="Explain the token at this position of the text; with --continue, of what the model wrote."),
+    ] = None,
+    keep_full: Annotated[
+        bool, typer.Option("--keep-full", help="Keep the full graph on this machine for `atlas prune`.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Count the active features and estimate time and memory; trace nothing.")
+    ] = False,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: the GPU if there is one.")] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32.")] = None,
     collection: Annotated[
@@ -74,9 +92,15 @@ def trace(
         "node_threshold": node_threshold,
         "edge_threshold": edge_threshold,
         "chat": chat,
+        "continue_by": continue_by,
+        "at": at,
         "collection": collection,
         "again": again,
     }
+    if (keep_full or dry_run) and (queue or prompts is not None):
+        raise UsageError(
+            "--keep-full and --dry-run are for one prompt, traced here.", "Leave --queue and --prompts out."
+        )
     if prompts is not None:
         if prompt is not None or token_ids is not None:
             raise UsageError("--prompts names the prompts already.", "Leave PROMPT and --token-ids out.")
@@ -108,6 +132,8 @@ def trace(
         from ingest.models import load_model
         from ingest.trace import trace as trace_prompt
         from ingest.transcoders import load_transcoders
+    if dry_run:
+        return _dry_run(model, transcoders, prompt, numbers, common, device, dtype, json)
     with opened() as atlas, progress_bar("Tracing", json) as report:
         loaded = load_model(model, device=device, dtype=dtype)
         result = trace_prompt(
@@ -115,6 +141,10 @@ def trace(
             prompt,
             model=loaded,
             transcoders=load_transcoders(transcoders, loaded),
+            continue_by=continue_by,
+            at=at,
+            keep_full=keep_full,
+            warn=stderr().print,
             token_ids=numbers,
             targets=common["targets"],
             max_features=max_features,
@@ -143,6 +173,72 @@ def trace(
 
     emit(result, json, show_text)
     return 0
+
+
+def _dry_run(
+    model: str,
+    transcoders: str,
+    prompt: str | None,
+    token_ids: list[int] | None,
+    common: dict[str, Any],
+    device: str | None,
+    dtype: str | None,
+    json: bool,
+) -> int:
+    from ingest.models import load_model
+    from ingest.trace.estimate import estimate_trace
+    from ingest.trace.prompt import continued, prompt_ids
+    from ingest.trace.targets import parse_targets
+    from ingest.transcoders import load_transcoders
+
+    loaded = load_model(model, device=device, dtype=dtype)
+    ids = prompt_ids(loaded, prompt, token_ids, common["chat"])
+    ids, written = continued(loaded, ids, common["continue_by"], common["at"])
+    names = common["targets"] or ([written] if written is not None else None)
+    result = estimate_trace(
+        loaded,
+        load_transcoders(transcoders, loaded),
+        ids,
+        targets=None if names is None else parse_targets(loaded, names),
+        max_features=common["max_features"],
+    )
+
+    def show_text(console):
+        console.print(
+            f"{result.tokens} tokens, {result.active_features} active features, {result.targets} targets: about "
+            f"{result.seconds:.1f} s and {result.memory_bytes / 2**30:.2f} GiB beside the model"
+        )
+        console.print(f"explained variance of the MLPs on this prompt {result.explained_variance:.3f}")
+
+    emit(result, json, show_text)
+    return 0
+
+
+@app.command()
+def prune(
+    circuit: Annotated[str, typer.Argument(help="Circuit id, unique id prefix or unique name.")],
+    node_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of influence the kept nodes hold; 1 = every node.")
+    ] = 0.8,
+    edge_threshold: Annotated[
+        float, typer.Option(min=0, max=1, help="The same for edges; 1 = every non-zero edge.")
+    ] = 0.98,
+    collection: Annotated[str | None, typer.Option("--in", help="Collection to put the new circuit in.")] = None,
+    json: Json = False,
+) -> None:
+    """Cut a circuit anew from its full graph, where `atlas trace --keep-full` kept it; nothing is traced again."""
+    with extra("ingest", "`atlas prune`"):
+        from ingest.trace import prune_circuit
+    with opened() as atlas:
+        result = prune_circuit(
+            atlas, circuit, node_threshold=node_threshold, edge_threshold=edge_threshold, collection=collection
+        )
+    state = ", already in the atlas" if result.already else ""
+    emit(
+        result,
+        json,
+        lambda console: console.print(f"{result.circuit}: {result.nodes} nodes, {result.edges} edges{state}"),
+    )
 
 
 def _many(

@@ -20,6 +20,7 @@ from atlas.cli.main import app
 ORDER = [
     "demo",
     "trace",
+    "prune",
     "import",
     "export",
     "circuits",

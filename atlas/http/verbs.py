@@ -81,6 +81,7 @@ ROWS = (
     Row("resolve"),
     Row("find_trace"),
     Row("show"),
+    Row("edge"),
     Row("node_labels"),
     Row("feature"),
     Row("features_without_label"),

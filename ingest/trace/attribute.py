@@ -16,6 +16,7 @@ that each takes part only below its own layer.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -32,7 +33,9 @@ from ingest.trace.sources import Sources, find_sources
 from ingest.trace.targets import Targets, TargetSpec, salient_tokens, target_rows, token_targets
 from ingest.transcoders.set import TranscoderSet
 
+LOG = logging.getLogger(__name__)
 Progress = Callable[[int, int, str], None]  # how many, of how many, of what
+Warn = Callable[[str], None]
 ROUNDS = 8  # in which the features of a cap are chosen, each from what is known by then
 
 
@@ -49,13 +52,15 @@ def attribute(
     max_features: int | None = None,
     batch_size: int | None = None,
     progress: Progress | None = None,
+    warn: Warn | None = None,
 ) -> FullGraph:
     """The full graph of a prompt, every active feature a node.
 
     token_ids: used as they are. What is explained: `targets`, or the logits of `logit_token_ids`, or the fewest most likely
     tokens that reach `logit_mass` together, at most `max_logits`. max_features: compute the inputs of so many features only,
     chosen by their influence as far as it is known (`FullGraph.computed`). batch_size: rows per backward pass, chosen from
-    the free memory when None and halved whenever memory runs out; finished rows are kept.
+    the free memory when None and halved whenever memory runs out; finished rows are kept. warn: told, before any long work,
+    that the set explains less of the MLPs than a constant would (default: the log).
     Raises ModelRejected (a pair that does not fit, a row that does not fit into memory) or InputRejected (targets).
     """
     ready = prepare(model, transcoders, token_ids, targets, logit_token_ids, max_logits, logit_mass)
@@ -63,6 +68,12 @@ def attribute(
         raise InputRejected(
             f"At most {max_features} features leave out some of the {len(ready.explained)} that are to be explained.",
             "Raise the cap.",
+        )
+    variance = ready.explained_variance()
+    if variance < 0:
+        (warn or LOG.warning)(
+            f"The transcoder set {transcoders.name} explains less of the MLPs of {model.name} on this prompt than a constant "
+            f"would (explained variance {variance:.2f}): it may be of another model or revision."
         )
     order, sources, above = ready.order, ready.sources, ready.above
     rows = _Rows(ready, batch_size, progress)
@@ -89,6 +100,7 @@ def attribute(
         logit_positions=above.positions,
         explained_features=ready.explained,
         computed=chosen,
+        explained_variance=variance,
         arrays={
             "feature_inputs": ready.frozen.inputs.float().cpu().numpy(),
             "feature_outputs": ready.frozen.outputs.float().cpu().numpy(),

@@ -51,6 +51,7 @@ def save(file: Path, graph: FullGraph, asked: CircuitRecord) -> None:
         "order": json.dumps(asdict(graph.order)),
         "token_ids": json.dumps(graph.token_ids),
         "logit_targets": json.dumps([_plain(spec) for spec in graph.logit_targets]),
+        "explained_variance": repr(float(graph.explained_variance)),
         "asked": asked.model_dump_json(),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -85,6 +86,7 @@ def load(file: Path) -> tuple[FullGraph, CircuitRecord]:
             token_ids=json.loads(metadata["token_ids"]),
             matrix=matrix,
             arrays={},
+            explained_variance=float(metadata["explained_variance"]),
             logit_targets=[_spec(plain) for plain in json.loads(metadata["logit_targets"])],
             **tensors,
         )

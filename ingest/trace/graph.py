@@ -88,6 +88,7 @@ class FullGraph:
     explained_features: np.ndarray = field(
         default_factory=lambda: np.zeros(0, int)
     )  # rows of features that are targets
+    explained_variance: float = float("nan")  # of the MLP outputs by the set, on this prompt
     computed: np.ndarray | None = None  # (F,) bool: features whose inputs are known; None: all
 
     @property

@@ -16,6 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from atlas.circuit import KIND, Circuit
+from atlas.edges import REST, SKIP, STRAIGHT, edge_part, edge_row
+from atlas.errors import NotFound
+from atlas.records import EdgePart
 from ingest.models.base import Model
 from ingest.trace.attribute import prepare
 from ingest.trace.targets import TargetSpec
@@ -24,7 +28,6 @@ from ingest.transcoders.set import TranscoderSet
 SOURCES_AT_ONCE = 32
 EDGES_AT_ONCE = 256
 NEGLIGIBLE = 1e-3  # of the sum of absolute parts: smaller ones of an edge are put together
-STRAIGHT, SKIP, REST = -1, -2, -3  # in place of a head's number
 
 
 @dataclass
@@ -195,3 +198,37 @@ class EdgeSplitter:
         back = torch.zeros(1, position + 1, len(vector), dtype=vector.dtype, device=vector.device)
         back[0, position] = vector
         return self.frozen.output_back(layer, back)[0, position]
+
+    def row(self, circuit: Circuit, node: int) -> int:
+        """The row here of a circuit's node. Raises NotFound for a node that this prompt does not have."""
+        n = circuit.nodes
+        layer, position, index = int(n.layer[node]), int(n.position[node]), int(n.index[node])
+        if n.kind[node] == KIND["feature"]:
+            found = (self.sources.features == torch.tensor([layer, position, index])).all(dim=1).nonzero()
+            if not len(found):
+                raise NotFound(
+                    f"{circuit.keys[node]} does not fire in this model.", "Pass the model it was traced with."
+                )
+            return int(found[0, 0])
+        if n.kind[node] == KIND["error"]:
+            return self.order.error_row(layer, position)
+        if n.kind[node] == KIND["token"]:
+            return self.order.tokens.start + position
+        same = (self.targets.ids == index) & (self.targets.positions == position)
+        return self.order.n_sources + int(np.flatnonzero(same)[0])
+
+
+def open_edge(
+    model: Model, transcoders: TranscoderSet, circuit: Circuit, source: str, target: str, targets: Sequence[TargetSpec]
+) -> list[EdgePart]:
+    """The parts of any edge of a traced circuit, computed. `targets`: what it explains. Raises NotFound."""
+    row = edge_row(circuit, source, target)
+    splitter = EdgeSplitter(model, transcoders, circuit.record.examples[0].token_ids or [], targets)
+    ends = (
+        splitter.row(circuit, int(circuit.edges.source[row])),
+        splitter.row(circuit, int(circuit.edges.target[row])),
+    )
+    found = splitter.split(np.array(ends[:1]), np.array(ends[1:]))
+    position = int(circuit.nodes.position[circuit.edges.target[row]])
+    columns = zip(found.layer, found.head, found.source_position, found.weight, strict=True)
+    return [edge_part(int(a), int(b), int(c), position, float(w)) for a, b, c, w in columns]

@@ -11,7 +11,7 @@ import numpy as np
 from atlas.circuit import Circuit, CircuitRecord, Edges, Nodes, Scores
 from ingest.models import Model
 from ingest.trace.assemble import assemble, kept_columns
-from ingest.trace.attribute import Progress, attribute
+from ingest.trace.attribute import Progress, Warn, attribute
 from ingest.trace.diffusion import effective_paths, influence_lost
 from ingest.trace.graph import FullGraph
 from ingest.trace.heads import EdgeSplitter
@@ -44,6 +44,7 @@ def traced(
     batch_size: int | None = None,
     opened_edges: int = OPENED_EDGES,
     progress: Progress | None = None,
+    warn: Warn | None = None,
 ) -> tuple[Circuit, FullGraph]:
     """The circuit, and the full graph it was cut from.
 
@@ -61,6 +62,7 @@ def traced(
         max_features=parameters["max_features"],
         batch_size=batch_size,
         progress=progress,
+        warn=warn,
     )
     nodes, edges, summary, rows = cut(full, asked)
     circuit = assemble(model, asked, full, nodes, edges, summary, actor)
@@ -98,6 +100,7 @@ def _scores(full: FullGraph, chosen: np.ndarray, kept: np.ndarray, capped: FullG
         computed_on="full graph",
         effective_paths=effective_paths(capped),
         influence_lost=influence_lost(capped, pruned),
+        explained_variance=None if np.isnan(full.explained_variance) else full.explained_variance,
     )
 
 

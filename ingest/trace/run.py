@@ -14,7 +14,7 @@ from atlas.errors import UsageError
 from atlas.records import Added, TraceResult, TraceScores
 from ingest.models import Model, load_model
 from ingest.trace import full_file
-from ingest.trace.attribute import Progress
+from ingest.trace.attribute import Progress, Warn
 from ingest.trace.make import prune_again, traced
 from ingest.trace.prompt import continued, prompt_ids
 from ingest.trace.targets import TargetSpec, parse_targets
@@ -45,6 +45,7 @@ def trace(
     again: bool = False,
     origin: dict[str, Any] | None = None,
     progress: Progress | None = None,
+    warn: Warn | None = None,
 ) -> TraceResult:
     """Trace a prompt and keep the circuit; a trace that the atlas has already is returned as it is unless `again`.
 
@@ -85,7 +86,7 @@ def trace(
             atlas.add(circuit, collection=collection)
         already = True
     else:
-        circuit, full = traced(model, transcoders, asked, specs, actor=atlas.actor, progress=progress)
+        circuit, full = traced(model, transcoders, asked, specs, actor=atlas.actor, progress=progress, warn=warn)
         if origin:
             circuit.record.provenance.source_metadata.update(origin)
         if progress:

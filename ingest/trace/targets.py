@@ -21,6 +21,7 @@ from typing import Literal
 import numpy as np
 import torch
 
+from atlas.circuit import Circuit
 from atlas.errors import InputRejected
 from ingest.models.base import Frozen, Model
 
@@ -208,3 +209,23 @@ def _one_token(model: Model, text: str) -> int:
     if pieces[0] == model.tokenizer.unk_token_id and text != model.tokenizer.unk_token:
         raise InputRejected(f"The target {text!r} is not in the model's vocabulary.", "Name a token of the model.")
     return pieces[0]
+
+
+def recorded_targets(model: Model, circuit: Circuit) -> list[TargetSpec]:
+    """What a circuit explains, as it was asked. Raises InputRejected for a direction, whose vector it does not hold."""
+    specs = []
+    for target in circuit.record.targets:
+        if target.kind == "token":
+            specs.append(TargetSpec("token", target.what, target.position, (target.token_id,)))
+        elif target.kind == "feature":
+            layer, _, index = target.what.partition("/")
+            specs.append(TargetSpec("feature", target.what, target.position, feature=(int(layer), int(index))))
+        elif target.kind == "difference":
+            names = target.what.split(" − ")
+            tokens = tuple(_one_token(model, name) for name in names)
+            specs.append(TargetSpec("difference", target.what, target.position, tokens))
+        else:
+            raise InputRejected(
+                f"The circuit {circuit.id} explains a direction, and does not hold the vector.", "Trace it again."
+            )
+    return specs

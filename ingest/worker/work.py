@@ -138,6 +138,8 @@ def _trace(atlas: Atlas, claim: Claim, models: LoadedModels, report: Report) -> 
         node_threshold=request.node_threshold,
         edge_threshold=request.edge_threshold,
         chat=request.chat,
+        continue_by=request.continue_by,
+        at=request.at,
         collection=request.collection,
         again=request.again,
         origin={"job": claim.id, "worker": claim.worker},

@@ -13,7 +13,9 @@ from ingest.trace import attribute, prune, prune_circuit
 from ingest.trace.diffusion import effective_paths, influence_lost
 from ingest.trace.estimate import estimate_trace
 from ingest.trace.full_file import place
+from ingest.trace.heads import open_edge
 from ingest.trace.prompt import continued
+from ingest.trace.targets import recorded_targets
 from tests.ingest.trace.test_prune import drawn
 
 PROMPT = [1, 7, 33, 7, 20]
@@ -126,3 +128,37 @@ def test_effective_paths_is_the_perplexity_of_all_walks():
 def test_one_path_is_one_path():
     graph = drawn({(3, 0): 2, (0, 2): 5}, [(0, 0, 1)], n_layers=1)
     assert effective_paths(graph) == pytest.approx(1)
+
+
+def test_a_set_of_another_model_is_warned_about_before_the_work(tiny, tiny_set):
+    said, order = [], []
+    attribute(
+        tiny,
+        tiny_set,
+        PROMPT,
+        warn=lambda text: order.append("warn") or said.append(text),
+        progress=lambda *_: order.append("row"),
+    )
+    assert len(said) == 1  # random transcoders explain nothing
+    assert "explained variance -" in said[0]
+    assert order[0] == "warn"
+
+
+@pytest.mark.embedded
+def test_any_edge_can_be_opened_and_equals_what_is_stored(atlas, tiny, tiny_set):
+    made = trace(atlas, model=tiny, transcoders=tiny_set, token_ids=PROMPT, targets=["diff:w7|w9", "w5@3"])
+    circuit = atlas.load(made.circuit)
+    targets = recorded_targets(tiny, circuit)
+    for row in np.unique(circuit.extra["heads.edge"])[::40]:
+        source, target = (circuit.keys[int(ends[row])] for ends in (circuit.edges.source, circuit.edges.target))
+        stored = atlas.edge(made.circuit, source, target)
+        assert sum(part.weight for part in stored.parts) == pytest.approx(stored.weight, abs=1e-4 * abs(stored.weight))
+        fresh = open_edge(tiny, tiny_set, circuit, source, target, targets)
+        assert [(p.way, p.layer, p.head, p.from_position) for p in fresh] == [
+            (p.way, p.layer, p.head, p.from_position) for p in stored.parts
+        ]
+        assert [p.weight for p in fresh] == pytest.approx([p.weight for p in stored.parts], abs=1e-6)
+    with pytest.raises(NotFound, match="no edge from"):
+        atlas.edge(made.circuit, target, source)
+    with pytest.raises(NotFound, match="no node"):
+        atlas.edge(made.circuit, "feature/9/9/9", target)

@@ -1,0 +1,75 @@
+"""One edge of a circuit, opened: through which attention heads its effect travelled, as far as the circuit stores it."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from atlas.circuit import SLOTS, Circuit
+from atlas.errors import NotFound
+from atlas.records import EdgeDetail, EdgePart
+
+STRAIGHT, SKIP, REST = -1, -2, -3  # in place of a head's number in the tensors `heads.*`
+_WAYS = {STRAIGHT: "straight", SKIP: "skip", REST: "rest"}
+SEPARATOR = "->"
+
+
+def parse_edge(text: str) -> tuple[str, str]:
+    """(source key, target key) of SOURCE->TARGET. Raises NotFound."""
+    source, arrow, target = text.partition(SEPARATOR)
+    if not arrow or not source.strip() or not target.strip():
+        raise NotFound(f"{text!r} is not an edge.", "Write it as SOURCE->TARGET, two node keys of the circuit.")
+    return source.strip(), target.strip()
+
+
+def edge_row(circuit: Circuit, source: str, target: str) -> int:
+    """The edge's row, the strongest where several slots have one. Raises NotFound."""
+    ends = circuit.row(source), circuit.row(target)
+    rows = np.flatnonzero((circuit.edges.source == ends[0]) & (circuit.edges.target == ends[1]))
+    if not len(rows):
+        raise NotFound(
+            f"The circuit {circuit.id} has no edge from {source} to {target}.",
+            "It may have been pruned; thresholds of 1 keep every edge.",
+        )
+    return int(rows[np.argmax(np.abs(circuit.edges.weight[rows]))])
+
+
+def edge_detail(circuit: Circuit, source: str, target: str) -> EdgeDetail:
+    """Raises NotFound for a node or an edge that the circuit does not have."""
+    row = edge_row(circuit, source, target)
+    return EdgeDetail(
+        circuit=circuit.id,
+        source=source,
+        target=target,
+        weight=float(circuit.edges.weight[row]),
+        share=float(circuit.edge_shares[row]),
+        slot=SLOTS[circuit.edges.slot[row]],
+        parts=stored_parts(circuit, row),
+    )
+
+
+def stored_parts(circuit: Circuit, row: int) -> list[EdgePart]:
+    """The parts of the edge in `row`, strongest first; empty when the circuit does not store them."""
+    extra = circuit.extra
+    if "heads.edge" not in extra:
+        return []
+    rows = np.flatnonzero(extra["heads.edge"] == row)
+    rows = rows[np.argsort(-np.abs(extra["heads.weight"][rows]), kind="stable")]
+    columns = (extra[f"heads.{name}"][rows].tolist() for name in ("layer", "head", "source_position", "weight"))
+    target_position = int(circuit.nodes.position[circuit.edges.target[row]])
+    return [
+        edge_part(layer, head, position, target_position, weight)
+        for layer, head, position, weight in zip(*columns, strict=True)
+    ]
+
+
+def edge_part(layer: int, head: int, position: int, target_position: int, weight: float) -> EdgePart:
+    """A row of the tensors `heads.*` as a record."""
+    way = _WAYS.get(head, "head")
+    return EdgePart(
+        way=way,
+        layer=layer if layer >= 0 else None,
+        head=head if head >= 0 else None,
+        from_position=position if way == "head" else None,
+        to_position=target_position if way == "head" else None,
+        weight=weight,
+    )
