@@ -31,6 +31,7 @@ ARGUMENTS: dict[str, Callable[[Atlas, str], Given]] = {
     "resolve": lambda atlas, mark: {"circuit": "a-b"},
     "find_trace": lambda atlas, mark: {"trace_key": atlas.load("a-b").trace_key},
     "show": lambda atlas, mark: {"circuit": "a-b"},
+    "edge": lambda atlas, mark: {"circuit": "a-b", "source": "feature/0/1/6", "target": "feature/1/1/7"},
     "node_labels": lambda atlas, mark: {"circuit_id": "a-b"},
     "feature": lambda atlas, mark: {"key": KEY},
     "features_without_label": lambda atlas, mark: {"model": "toy"},
