@@ -137,3 +137,14 @@ def test_the_script_makes_secrets_once_in_a_folder_of_ones_own(tmp_path: Path) -
     assert all(len(secret) >= 48 for secret in first.values())
     assert (tmp_path / "secrets").stat().st_mode & 0o777 == 0o700
     assert make() == first
+
+
+def test_neo4j_has_the_settings_that_the_page_on_servers_names() -> None:
+    page = (ROOT / "docs" / "servers.md").read_text("utf-8").split("## Neo4j settings")[1].split("## ")[0]
+    rows = re.findall(r"^\| ([a-z][^|]+?) \| ([^|]+?) \|", page, re.M)
+    assert len(rows) >= 6
+    given = services()["neo4j"]["environment"]
+    for names, value in rows:
+        for name in (each for each in names.split(", ") if each != "setting"):
+            variable = "NEO4J_" + name.replace("_", "__").replace(".", "_")
+            assert str(given[variable]) == value.removesuffix(" or more"), name

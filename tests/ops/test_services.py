@@ -246,7 +246,7 @@ def check_closed(server: Neo4jServer, wanted: dict[str, str]) -> None:
         shown = driver.execute_query("SHOW SETTINGS YIELD name, value").records
         values = {record["name"]: record["value"] for record in shown}
         assert values["db.transaction.timeout"] == "2m"
-        assert values["db.checkpoint.interval.time"] == "1m"
+        assert values["db.checkpoint.interval.time"] == "10s"
         assert set(wanted) - set(values) <= {"internal.dbms.cypher_ip_blocklist"}
         for place in ("file:///etc/passwd", f"http://127.0.0.1:{free_port()}/a.csv"):
             with pytest.raises(exceptions.Neo4jError, match=r"(?i)not allowed|blocked|disabled|denied|Cannot load"):
