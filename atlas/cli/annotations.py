@@ -62,7 +62,7 @@ def list_notes(
 ) -> None:
     """List annotations, newest first; a circuit's with those of its nodes and edges."""
     with opened() as atlas:
-        chosen = kind.value if kind is not None else None
+        chosen: AnnotationKind | None = kind.value if kind is not None else None  # type: ignore[assignment]
         rows = atlas.annotations(subject, kind=chosen, author=author, text=text, history=history, limit=limit)
 
     def show_text(console):

@@ -73,7 +73,7 @@ def describe_circuit(
 ) -> bool:
     """Other properties and supernodes for a circuit that is ready, whatever its size; False when there is none."""
 
-    def work(tx: neo4j.ManagedTransaction) -> bool:
+    def work(tx: neo4j.Transaction) -> bool:
         progress = _lock(tx, circuit_id)
         if progress is None or progress["status"] != "ready":
             return False
@@ -84,7 +84,7 @@ def describe_circuit(
     return connection.write(work)
 
 
-def _put_supernodes(tx: neo4j.ManagedTransaction, circuit_id: str, rows: list[dict[str, Any]]) -> None:
+def _put_supernodes(tx: neo4j.Transaction, circuit_id: str, rows: list[dict[str, Any]]) -> None:
     tx.run(cypher.DELETE_SUPERNODES, {"id": circuit_id}).consume()
     if rows:
         tx.run(cypher.PUT_SUPERNODES, {"id": circuit_id, "rows": rows}).consume()
