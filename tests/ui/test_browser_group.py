@@ -125,6 +125,7 @@ def test_a_choice_stays_with_its_job_when_new_ones_come(page, atlas: Atlas):
     (third,) = atlas.enqueue_traces([TraceRequest(prompt="a later one", profile="demo")]).jobs
     expect(card(page, third)).to_be_visible()
     page.get_by_role("button", name="Cancel chosen").click()
+    expect(page.get_by_text("Cancelled: 1 job.")).to_be_visible()
     expect(card(page, first)).to_have_count(0)
     assert [atlas.job(job).state for job in (first, second, third)] == ["cancelled", "queued", "queued"]
     for job in (second, third):
