@@ -41,7 +41,6 @@ from tests.servers.fixtures import environment_of
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 RESULTS = REPOSITORY / "benchmarks" / "results"
-PROMPTS = ("The opposite of hot is", "The opposite of big is", "The capital of the state containing Dallas is")
 JOBS = 3  # traces queued a round
 SECONDS = 6.0  # a kill comes at a random moment of so many seconds
 PATIENCE = 300.0
@@ -103,12 +102,11 @@ def crew(settings: Settings, folder: Path) -> Iterator[Crew]:
 
 
 def requests(first: int, number: int) -> list[TraceRequest]:
-    """Traces that nobody has asked for before: each has a threshold of its own."""
+    """Traces that nobody has asked for before: each of other tokens, because the same circuit is kept once."""
     return [
         TraceRequest(
-            prompt=PROMPTS[n % len(PROMPTS)],
+            token_ids=random.Random(n).choices(range(5, 60), k=7),
             profile="demo",
-            node_threshold=0.5 + n * 1e-4,
             collection="chaos" if n % 2 else None,
             again=n % 5 == 4,
         )
@@ -145,7 +143,7 @@ def check_whole(atlas: Atlas) -> dict[str, int]:
     assert {job.circuit for job in traces} == set(atlas.catalog.circuit_ids()), (
         "a circuit without its job, or no circuit"
     )
-    assert len({job.circuit for job in traces}) == len(keys)
+    assert len({job.circuit for job in traces}) == len(keys) == len(traces)
     assert atlas.graph.circuit_ids() == dict.fromkeys(atlas.catalog.circuit_ids(), "ready")
     with atlas.catalog.read() as session:
         assert session.query(OutboxEntry).count() == 0
