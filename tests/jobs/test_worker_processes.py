@@ -111,3 +111,28 @@ def test_sigterm_ends_or_hands_back_the_job_and_the_worker_stops_with_0(laptop: 
     assert laptop.workers()[0].state == "stopped"
     hands.start("w1", "--drain").wait(120)
     check_whole(laptop)
+
+
+@pytest.mark.postgres
+@pytest.mark.embedded
+def test_a_worker_outlives_a_restart_of_postgres_and_keeps_its_name(
+    embedded_settings: Settings, tmp_path: Path, postgres_server, postgres_url: str
+) -> None:
+    settings = embedded_settings.model_copy(update={"catalog_url": postgres_url})
+    with Atlas.open(settings=settings) as laptop, crew(settings, tmp_path) as hands:
+        jobs = laptop.enqueue_traces(requests(0, 3)).jobs
+        hands.start("w1")
+        until_running(laptop, hands, jobs[0])
+        postgres_server.kill()
+        time.sleep(1)
+        postgres_server.start()
+        wait_until_done(laptop, hands)
+        laptop.enqueue_traces(requests(3, 1))
+        wait_until_done(laptop, hands)
+        time.sleep(6)  # a sign of life, at which the lock of the name is taken again
+        second = Crew(settings, tmp_path / "second")
+        second.folder.mkdir()
+        assert second.start("w1").wait(120) == 2
+        assert "A worker named 'w1' runs already" in second.log("w1")
+        assert hands.stop("w1") == 0
+        check_whole(laptop)
