@@ -97,13 +97,13 @@ def test_a_chosen_nodes_feature_is_named_everywhere(page, atlas: Atlas, circuit:
     expect(page.locator("[data-test-script-state=notRunning]")).to_have_count(1)
     choose(page, "its feature, everywhere")
     say(page, "Name", "flowing water")
-    expect(page.get_by_role("heading", name="flowing water")).to_be_visible()
+    expect(page.get_by_role("heading", name="flowing water", level=2)).to_be_visible()
     assert atlas.node_labels(circuit.id)[1] == "flowing water"
     page.goto(f"/feature?feature={quote(circuit.feature_key(1) or '', safe='')}")
-    expect(page.get_by_role("heading", name="flowing water")).to_be_visible()
+    expect(page.get_by_role("heading", name="flowing water", level=2)).to_be_visible()
     row_of(page, "flowing water").get_by_role("button", name="Edit").click()
     page.get_by_role("button", name="Remove", exact=True).click()
-    expect(page.get_by_role("heading", name=re.compile("not labelled"))).to_be_visible()
+    expect(page.get_by_role("heading", name=re.compile("not labelled"), level=2)).to_be_visible()
     expect(page.get_by_text("taken back")).to_be_visible()
 
 
