@@ -41,5 +41,6 @@ def check(session: Session, identity: Identity, needed: Role) -> None:
     role = current_role(session, identity)
     if ROLES.index(role) < ROLES.index(needed):
         raise AccessDenied(
-            f"This needs the role {needed}, and {identity.name!r} has the role {role}.", "Ask an admin of this atlas for it."
+            f"This needs the role {needed}, and {identity.name!r} has the role {role}.",
+            "Ask an admin of this atlas for it.",
         )

@@ -57,7 +57,9 @@ class Settings(BaseSettings):
     )
     cypher_timeout_seconds: float = Field(20.0, gt=0, description="time limit of user Cypher")
     cypher_row_limit: int = Field(10_000, gt=0, description="row limit of user Cypher")
-    server: str = Field("", description="https:// address of a server of `atlas serve`; empty = the atlas of this machine")
+    server: str = Field(
+        "", description="https:// address of a server of `atlas serve`; empty = the atlas of this machine"
+    )
     token: SecretStr = Field(SecretStr(""), description="access token for that server")
     http_max_body_bytes: int = Field(16 * 2**20, gt=0, description="largest JSON body of a request to `atlas serve`")
     import_max_bytes: int = Field(512 * 2**20, gt=0, description="largest graph file, unpacked")

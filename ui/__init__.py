@@ -6,7 +6,10 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "Ask": ("search", "paths", "compare", "cypher"),
     "Circuits": ("circuit", "collections", "feature"),
     "Work": ("trace", "jobs"),
-    "Group": ("news", "people",),
+    "Group": (
+        "news",
+        "people",
+    ),
 }
 PAGES = tuple(page for pages in SECTIONS.values() for page in pages)
 TITLES = {

@@ -85,9 +85,7 @@ def test_a_newer_label_replaces_the_old_one_in_both_rankings(atlas):
     assert texts == []
 
 
-def test_without_an_encoder_words_are_found_and_a_label_with_some_of_them_too(
-    store_pair, monkeypatch, make_circuit
-):
+def test_without_an_encoder_words_are_found_and_a_label_with_some_of_them_too(store_pair, monkeypatch, make_circuit):
     monkeypatch.setattr("atlas.encoder.load_encoder", lambda settings: None)
     with Atlas.open(settings=store_pair) as atlas:
         atlas.add(make_circuit())
