@@ -67,7 +67,6 @@ class Worker:
         self._stop_at: float | None = None
         self._active: Claim | None = None
         self._ended = threading.Event()
-        self._began = 0.0
         self._group: str | None = None
         self._streak = 0
         self._durable: Durable | None = None
@@ -194,7 +193,6 @@ class Worker:
         assert self._durable is not None
         LOG.info("job %s (%s of %s), attempt %d", claim.id, claim.kind, claim.author, claim.attempt)
         self._ended.clear()
-        self._began = time.monotonic()
         self._durable.begin(claim)
         self._active = claim
 
@@ -270,19 +268,7 @@ class Worker:
             ended = self._write_as(claim.author, lambda session: rows.finish(session, claim, outcome["result"]))
         if ended:
             self.done += 1
-            self._count(claim, outcome)
             LOG.info("job %s %s", job_id, "failed: " + outcome["error"]["message"] if "error" in outcome else "done")
-
-    def _count(self, claim: Claim, outcome: dict[str, Any]) -> None:
-        """For Prometheus."""
-        from atlas import metrics
-
-        if claim.kind == "trace":
-            result = outcome.get("result", {})
-            seconds = time.monotonic() - self._began
-            metrics.trace_ended(
-                "done" if result else "failed", seconds, (result.get("settings") or {}).get("tokens", 0)
-            )
 
     def _held(self, job_id: str, attempt: int) -> Claim | None:
         with self._catalog.read() as session:
