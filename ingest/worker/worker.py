@@ -197,20 +197,23 @@ class Worker:
         self._active = claim
 
     def _check_workflow(self, claim: Claim) -> None:
-        """Let the job fail when DBOS has ended its workflow and the job still runs: taken up too often, or a fault of DBOS."""
+        """Take back a job that runs although DBOS has ended its workflow.
+
+        Its worker died too often, which lets it fail; or the worker stopped while the catalog was down, or DBOS met a fault.
+        """
         assert self._durable is not None
         state = self._durable.ended_as(claim)
         if state is None or self._ended.is_set():
             return
-        often = state == "MAX_RECOVERY_ATTEMPTS_EXCEEDED"
-        error = {
-            "type": "WorkerLost",
-            "message": f"The worker {self.name} died {MAX_RECOVERIES} times while it did this job."
-            if often
-            else f"The durable workflow of this job ended as {state}.",
-            "hint": "It may need more memory than there is. `atlas jobs retry` tries again.",
-        }
-        self._write_as(claim.author, lambda session: rows.fail(session, claim, error))
+        if state == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
+            error = {
+                "type": "WorkerLost",
+                "message": f"The worker {self.name} died {MAX_RECOVERIES} times while it did this job.",
+                "hint": "It may need more memory than there is. `atlas jobs retry` tries again.",
+            }
+            self._write_as(claim.author, lambda session: rows.fail(session, claim, error))
+        else:
+            self._write_as(claim.author, lambda session: rows.reclaim(session, claim, MAX_RECOVERIES))
         self._active = None
 
     def _watch(self) -> None:

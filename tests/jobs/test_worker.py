@@ -145,6 +145,14 @@ class TestOnALaptop:
         assert _find(laptop, circuit.trace_key, True, {"job": "another", "worker": "w1"}) is None
         assert _find(laptop, circuit.trace_key, True, None) is None
 
+    def test_a_job_whose_workflow_ended_without_it_is_done_as_another_attempt(self, laptop: Atlas) -> None:
+        job = laptop.enqueue_traces(asked(PROMPT)).jobs[0]
+        work(laptop)
+        # as when a worker is stopped while it cannot reach the catalog to hand its job back
+        laptop.catalog.write("tester", lambda session: _as_if_running(session, job, "w1"))
+        work(laptop)
+        assert (laptop.job(job).state, laptop.job(job).attempts) == ("done", 2)
+
     def test_the_tables_of_the_catalog_are_what_they_were_and_those_of_dbos_beside_them(self, laptop: Atlas) -> None:
         from alembic.autogenerate import compare_metadata
         from alembic.migration import MigrationContext
@@ -208,11 +216,11 @@ def test_the_default_name_is_that_of_host_and_device() -> None:
     assert names.checked(names.default_name("cuda:0")).endswith("-cuda-0")
 
 
-def _as_if_running(session, job_id: str) -> None:
+def _as_if_running(session, job_id: str, worker: str = "w-gone") -> None:
     from atlas.catalog.tables import Job
 
     job = session.get_one(Job, job_id)
-    job.state, job.worker, job.result, job.finished_at = "running", "w-gone", None, None
+    job.state, job.worker, job.result, job.finished_at = "running", worker, None, None
 
 
 def _until(true, seconds: float = 60.0) -> None:
