@@ -24,6 +24,7 @@ from atlas.circuit import (
     Edges,
     Nodes,
 )
+from atlas.edges import check_parts
 from atlas.errors import InputRejected, SchemaMismatch
 
 SCHEMA_VERSION = 1
@@ -123,7 +124,9 @@ def _read_v1(metadata: dict[str, str], tensors: dict[str, np.ndarray]) -> Circui
     if any(array.ndim != 1 for array in [*columns.values(), *edges.values()]):
         raise ValueError("a column is not one-dimensional")
     record = CircuitRecord.model_validate_json(metadata["record"])
-    return Circuit(record, Nodes(**columns), Edges(**edges), extra=dict(tensors))
+    circuit = Circuit(record, Nodes(**columns), Edges(**edges), extra=dict(tensors))
+    check_parts(circuit.edges, circuit.extra)
+    return circuit
 
 
 _READERS = {1: _read_v1}

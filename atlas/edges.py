@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from atlas.circuit import SLOTS, Circuit
+from atlas.circuit import SLOTS, Circuit, Edges
 from atlas.errors import NotFound
 from atlas.records import EdgeDetail, EdgePart
 
 STRAIGHT, SKIP, REST = -1, -2, -3  # in place of a head's number in the tensors `heads.*`
 _WAYS = {STRAIGHT: "straight", SKIP: "skip", REST: "rest"}
 SEPARATOR = "->"
+PART_COLUMNS = ("edge", "layer", "head", "source_position", "weight")  # of the tensors `heads.*`
 
 
 def parse_edge(text: str) -> tuple[str, str]:
@@ -60,6 +61,42 @@ def stored_parts(circuit: Circuit, row: int) -> list[EdgePart]:
         edge_part(layer, head, position, target_position, weight)
         for layer, head, position, weight in zip(*columns, strict=True)
     ]
+
+
+def head_weights(circuit: Circuit) -> dict[int, tuple[float, dict[str, float]]]:
+    """By opened edge row: how much went straight, and by "layer.head", strongest first, how much each head carried from
+    all positions together. Skip connections and what is negligible are in neither."""
+    extra = circuit.extra
+    if "heads.edge" not in extra:
+        return {}
+    found: dict[int, tuple[float, dict[str, float]]] = {}
+    columns = (extra[f"heads.{name}"].tolist() for name in ("edge", "layer", "head", "weight"))
+    for row, layer, head, weight in zip(*columns, strict=True):
+        straight, heads = found.setdefault(row, (0.0, {}))
+        if head >= 0:
+            name = f"{layer}.{head}"
+            heads[name] = heads.get(name, 0.0) + weight
+        elif head == STRAIGHT:
+            found[row] = straight + weight, heads
+    strongest = lambda heads: dict(sorted(heads.items(), key=lambda item: -abs(item[1])))  # noqa: E731
+    return {row: (straight, strongest(heads)) for row, (straight, heads) in sorted(found.items())}
+
+
+def check_parts(edges: Edges, extra: dict[str, np.ndarray]) -> None:
+    """Raises ValueError when the tensors `heads.*` of a file cannot be parts of these edges."""
+    found = [extra.get(f"heads.{name}") for name in PART_COLUMNS]
+    columns = [column for column in found if column is not None]
+    if not columns:
+        return
+    if len(columns) < len(found) or columns[0].ndim != 1 or len({column.shape for column in columns}) > 1:
+        raise ValueError("the tensors heads.* are not all there, in one length")
+    edge, *codes, weight = columns
+    if any(column.dtype.kind not in "iu" for column in (edge, *codes)) or weight.dtype.kind != "f":
+        raise ValueError("a tensor heads.* has another dtype")
+    if len(edge) and not 0 <= edge.min() <= edge.max() < len(edges):
+        raise ValueError("heads.edge names an edge that is not there")
+    if not np.isfinite(weight).all():
+        raise ValueError("heads.weight has a number that is not finite")
 
 
 def edge_part(layer: int, head: int, position: int, target_position: int, weight: float) -> EdgePart:

@@ -11,7 +11,7 @@ QUERIES = {
         c.nodes, c.edges, c.counted, c.created_at, c.created_by""",
     "nodes": """MATCH (c:Circuit)-[:CONTAINS]->(n:Node) RETURN c.id, n.key, n.kind, n.layer, n.position, n.idx, n.token,
         n.activation, n.influence""",
-    "edges": "MATCH (a:Node)-[e:ATTRIBUTES]->(b:Node) RETURN a.key, b.key, e.weight, e.share, e.slot",
+    "edges": "MATCH (a:Node)-[e:ATTRIBUTES]->(b:Node) RETURN a.key, b.key, e.weight, e.share, e.slot, e.straight, e.heads, e.head_weights",
     "features": "MATCH (f:Feature) RETURN f.key, f.model, f.layer, f.idx, f.label, f.label_score, f.circuits",
     "embeddings": "MATCH (f:Feature) WHERE f.embedding IS NOT NULL RETURN f.key, f.embedding[0], size(f.embedding)",
     "occurrences": "MATCH (n:Node)-[:OCCURRENCE_OF]->(f:Feature) RETURN n.key, f.key",

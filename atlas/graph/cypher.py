@@ -94,6 +94,13 @@ PUT = {
         MATCH (n:Node {key: $prefix + key})
         CREATE (n)-[:OCCURRENCE_OF]->(f)
         """,
+    "heads": """
+        UNWIND $rows AS row
+        MATCH (source:Node {key: $prefix + row[0]})
+        MATCH (target:Node {key: $prefix + row[1]})
+        MATCH (source)-[e:ATTRIBUTES {slot: row[2]}]->(target)
+        SET e.straight = row[3], e.heads = row[4], e.head_weights = row[5]
+        """,
     "counts": "UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits + 1",
 }
 # A MERGE per pair would do as well, but grows several times slower with the number of pairs a feature has (measured on the

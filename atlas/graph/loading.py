@@ -30,6 +30,7 @@ BATCH_ROWS = {
     "attributes": 5_000,
     "features": 1_000,
     "components": 1_000,
+    "heads": 1_000,
     "counts": 5_000,
     "influences": 2_500,
 }

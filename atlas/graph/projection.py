@@ -17,6 +17,7 @@ from urllib.parse import quote
 import numpy as np
 
 from atlas.circuit import KIND, KINDS, SITES, SLOTS, Circuit, duplicate_identities, feature_key
+from atlas.edges import head_weights
 from atlas.errors import InputRejected
 from atlas.graph.influences import influence_rows
 from atlas.records import ImportedSupernode
@@ -72,6 +73,7 @@ class CircuitProjection:
             Step("attributes", edge_rows(self.circuit)),
             Step("features", feature_rows(self.circuit)),
             Step("components", component_rows(self.circuit)),
+            Step("heads", head_rows(self.circuit)),
         ]
 
     @cached_property
@@ -187,6 +189,15 @@ def edge_rows(circuit: Circuit) -> list[list[Any]]:
             e.slot.tolist(),
             strict=True,
         )
+    ]
+
+
+def head_rows(circuit: Circuit) -> list[list[Any]]:
+    """[source key, target key, slot, straight, heads, their weights] per opened edge; no rows where none is open."""
+    e, keys = circuit.edges, circuit.keys
+    return [
+        [keys[e.source[row]], keys[e.target[row]], SLOTS[e.slot[row]], straight, list(heads), list(heads.values())]
+        for row, (straight, heads) in head_weights(circuit).items()
     ]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from atlas.edges import REST, SKIP, STRAIGHT
 from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
 from atlas.graph import FeatureRow, GraphStore, cypher
 from atlas.graph import store as store_module
@@ -46,6 +48,61 @@ def test_a_circuit_goes_in_and_comes_out_whole(store, make_circuit, project):
     assert rows(store, "MATCH (c:Circuit) RETURN c.prompt, c.model, c.set, c.method, c.nodes, c.edges, c.verdict") == [
         ["a b", "toy", "toy-set", "attribution", 4, 3, "untested"]
     ]
+
+
+def opened(circuit, *, edge=1):
+    """The circuit with the parts of one edge: straight 0.25, head 2 of layer 1 from two positions, head 0, a skip, the rest."""
+    circuit.extra.update(
+        {
+            "heads.edge": np.full(6, edge, np.uint32),
+            "heads.layer": np.array([-1, 1, 1, 1, 1, -1], np.int16),
+            "heads.head": np.array([STRAIGHT, 2, 0, 2, SKIP, REST], np.int16),
+            "heads.source_position": np.array([1, 0, 0, 1, 1, -1], np.int32),
+            "heads.weight": np.array([0.25, -0.75, 0.125, -0.5, -0.0625, -0.0625], np.float32),
+        }
+    )
+    return circuit
+
+
+def test_the_heads_of_an_opened_edge_are_found_by_cypher(store, make_circuit, project):
+    circuit = opened(make_circuit())
+
+    for _ in range(2):  # putting it again doubles nothing
+        store.put_circuit(project(circuit))
+
+        assert rows(
+            store,
+            "MATCH (a)-[e:ATTRIBUTES]->(b) WHERE '1.2' IN e.heads "
+            "RETURN a.idx, b.idx, e.weight, e.straight, e.heads, e.head_weights",
+        ) == [[6, 7, -1.0, 0.25, ["1.2", "1.0"], [-1.25, 0.125]]]
+    assert rows(store, "MATCH ()-[e:ATTRIBUTES]->() WHERE '1.1' IN e.heads RETURN e") == []
+    assert rows(
+        store,
+        "MATCH ()-[e:ATTRIBUTES]->() WHERE e.heads IS NOT NULL UNWIND range(0, size(e.heads) - 1) AS i "
+        "RETURN e.heads[i] AS head, sum(e.head_weights[i]) AS weight ORDER BY head",
+    ) == [["1.0", 0.125], ["1.2", -1.25]]
+    assert rows(store, "MATCH ()-[e:ATTRIBUTES]->() WHERE e.heads IS NULL RETURN count(e)") == [[2]]
+
+
+def test_an_opened_edge_without_a_head_has_an_empty_list(store, make_circuit, project):
+    circuit = opened(make_circuit())
+    circuit.extra = {name: column[:1] for name, column in circuit.extra.items()}
+
+    store.put_circuit(project(circuit))
+
+    assert rows(
+        store,
+        "MATCH ()-[e:ATTRIBUTES]->() WHERE e.straight IS NOT NULL RETURN e.straight, e.heads, e.head_weights",
+    ) == [[0.25, [], []]]
+
+
+def test_a_circuit_loaded_before_heads_were_kept_gets_them_when_it_is_put_again(store, make_circuit, project):
+    store.put_circuit(project(make_circuit()))
+    circuit = opened(make_circuit())
+
+    store.put_circuit(project(circuit))
+
+    assert rows(store, "MATCH ()-[e:ATTRIBUTES]->() WHERE e.heads IS NOT NULL RETURN e.straight") == [[0.25]]
 
 
 def test_deleting_the_last_circuit_leaves_nothing(store, make_circuit, project):
