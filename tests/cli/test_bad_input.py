@@ -18,7 +18,7 @@ PROMPT = "The opposite of hot is"
 UNUSABLE_MODELS = {
     "nothing in it": ("has no config.json", None),
     "config.json is no JSON": ("cannot be read", lambda folder: (folder / "config.json").write_text("{")),
-    "unknown architecture": ("'gpt2'", lambda folder: _configure(folder, model_type="gpt2")),
+    "unknown architecture": ("'mamba'", lambda folder: _configure(folder, model_type="mamba")),
     "a width in words": ("hidden_size", lambda folder: _configure(folder, hidden_size="many")),
     "no attention heads": ("cannot be loaded", lambda folder: _configure(folder, num_attention_heads=0)),
     "another width": ("of another shape", lambda folder: _configure(folder, hidden_size=64)),
