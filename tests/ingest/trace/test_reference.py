@@ -5,21 +5,65 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.oracle.families import FAMILIES, PROMPTS, SETS
+from ingest.models import load_model
+from ingest.models.load import FAMILIES as ARCHITECTURES
 from ingest.trace import attribute, graph_influence, prune, scores
 from ingest.trace.prompt import prompt_ids
-from tests.ingest.trace.conftest import reference
+from ingest.transcoders import load_transcoders
+from tests.ingest.trace.conftest import ORACLE
+from tests.ingest.trace.conftest import reference as llama_reference
 
-GRAPHS = ["plt_relu/short", "plt_jumprelu/short", "plt_skip/short", "plt_relu/long"]
+FAMILY_DATA = ORACLE.parent / "oracle_families"
+LLAMA = ["plt_relu/short", "plt_jumprelu/short", "plt_skip/short", "plt_relu/long"]
+GRAPHS = LLAMA + [f"{name}/{prompt}" for name in SETS for prompt in PROMPTS]
+
+
+def reference(name: str) -> dict[str, np.ndarray]:
+    """Arrays of `<set>/<prompt>` of the larger Llama, or of `<family>/<set>/<prompt>`."""
+    if name.count("/") == 1:
+        return llama_reference(name)
+    arrays = dict(np.load(FAMILY_DATA / f"{name}.npz"))
+    size = len(arrays["adjacency_matrix"])
+    return arrays | {"prune_edge_mask": np.unpackbits(arrays["prune_edge_mask"], axis=1, count=size).astype(bool)}
 
 
 @pytest.fixture(scope="module")
-def traced(oracle_model, oracle_set):
+def family_model():
+    loaded = {}
+
+    def load(family: str):
+        if family not in loaded:
+            loaded[family] = load_model(FAMILY_DATA / family / "model", device="cpu")
+        return loaded[family]
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def pair(oracle_model, oracle_set, family_model):
+    """(model, set) of a graph's name."""
+    sets = {}
+
+    def load(name: str):
+        *family, parts, _ = name.split("/")
+        if not family:
+            return oracle_model, oracle_set(parts)
+        model = family_model(family[0])
+        if (family[0], parts) not in sets:
+            sets[family[0], parts] = load_transcoders(FAMILY_DATA / family[0] / parts, model)
+        return model, sets[family[0], parts]
+
+    return load
+
+
+@pytest.fixture(scope="module")
+def traced(pair):
     graphs = {}
 
     def trace(name: str):
         if name not in graphs:
-            ids = reference(name)["input_ids"].tolist()
-            graphs[name] = attribute(oracle_model, oracle_set(name.split("/")[0]), ids)
+            graphs[name] = attribute(*pair(name), reference(name)["input_ids"].tolist())
         return graphs[name]
 
     return trace
@@ -55,7 +99,9 @@ def test_every_edge_is_the_same(traced, name):
 def test_the_same_logits_with_the_same_probabilities(traced, name, oracle_model):
     graph, theirs = traced(name), reference(name)
     assert graph.logit_token_ids.tolist() == theirs["logit_token_ids"].tolist()
-    assert [oracle_model.token_text(int(i)) for i in graph.logit_token_ids] == theirs["logit_token_strs"].tolist()
+    if name in LLAMA:
+        texts = [oracle_model.token_text(int(i)) for i in graph.logit_token_ids]
+        assert texts == theirs["logit_token_strs"].tolist()
     np.testing.assert_allclose(graph.logit_probabilities, theirs["logit_probabilities"], atol=1e-5)
     np.testing.assert_allclose(graph.arrays["final_logits"], theirs["final_logits"], atol=1e-4)
 
@@ -75,6 +121,11 @@ def test_the_scores_are_the_same(traced, name):
     theirs = reference(name)
     expected = (float(theirs["replacement_score"]), float(theirs["completeness_score"]))
     assert scores(traced(name)) == pytest.approx(expected, abs=1e-6)
+
+
+def test_every_family_that_can_be_loaded_was_compared():
+    compared = {FAMILIES[name.split("/")[0]].config["model_type"] for name in SETS}
+    assert set(ARCHITECTURES) - compared == {"gemma3"}  # with images: its text part is gemma3_text
 
 
 def test_a_prompt_without_a_special_token_gets_the_same_one_in_front(oracle_model):
