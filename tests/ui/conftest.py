@@ -9,10 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 
 from atlas import Atlas
 from atlas.circuit import Circuit
+from atlas.edges import REST, STRAIGHT
 from atlas.graph import embedded
 from atlas.records import ActivationExample, Annotations, ImportedLabel, NewLabel
 from atlas.settings import Settings
@@ -20,6 +22,13 @@ from tests.conftest import make_circuit
 
 HOSTILE = "<img src=x onerror=alert(1)> **bold** :red[x] `code`"
 FEATURE = "toy/toy-set/0/6"
+PARTS = {  # of the edge between the two features: straight, head 2 of layer 1 from position 0, head 0 from 1, the rest
+    "heads.edge": np.full(4, 1, np.uint32),
+    "heads.layer": np.array([-1, 1, 1, -1], np.int16),
+    "heads.head": np.array([STRAIGHT, 2, 0, REST], np.int16),
+    "heads.source_position": np.array([1, 0, 1, -1], np.int32),
+    "heads.weight": np.array([0.25, 1.5, -0.5, -0.25], np.float32),
+}
 ARGUMENTS = [
     "--headless",
     "--no-sandbox",
@@ -53,6 +62,8 @@ def filled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Filled]:
         city=make_circuit("the city", weights=(0.4, 1.0, 1.5), features=(6, 9)),
         hostile=make_circuit("a <img/src=x/onerror=alert(1)>", features=(6, 13)),
     )
+    for circuit in (made.city, made.hostile):
+        circuit.extra.update(PARTS)
     try:
         with Atlas.open(settings=settings) as atlas:
             for circuit in (made.hostile, made.city, made.capital):

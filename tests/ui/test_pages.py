@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,21 @@ def test_the_address_chooses_a_node_and_its_card_appears(at_home: Filled):
     assert page.session_state.circuit_view.click == at_home.capital.keys[1]
 
 
+def test_the_card_shows_through_which_heads_the_strongest_inputs_came(at_home: Filled):
+    html = shown(opened("circuit", circuit=at_home.city.id, node=at_home.city.keys[2]))
+    assert "Strongest inputs" in html
+    row = html.partition("Strongest inputs")[2].partition("<tbody>")[2].partition("</table>")[0]
+    assert [text for text in re.sub(r"<[^>]+>", "|", row).split("|") if text.strip()] == [
+        "capital cities", "1", "25%", "1.2", " the → city ", "150%", "1.0", " city → city ", "−50%", "−25%",
+    ]  # fmt: skip
+    assert "1 of 1 input." in html
+
+
+def test_a_node_without_opened_inputs_has_no_such_table(at_home: Filled):
+    for circuit, row in ((at_home.city, 1), (at_home.city, 0), (at_home.capital, 2)):
+        assert "Strongest inputs" not in shown(opened("circuit", circuit=circuit.id, node=circuit.keys[row]))
+
+
 def test_a_circuit_opens_by_name_and_an_unknown_one_is_a_plain_message(at_home: Filled):
     assert at_home.capital.id in shown(opened("circuit", circuit="the-capital"))
     html = shown(opened("circuit", circuit="no such <b>"))
@@ -191,7 +207,7 @@ def test_cypher_answers_and_refuses_to_write(at_home: Filled):
 def test_markup_in_labels_and_tokens_is_never_html(at_home: Filled):
     for page in (
         opened("home"),
-        opened("circuit", circuit=at_home.hostile.id, node=at_home.hostile.keys[2]),
+        opened("circuit", circuit=at_home.hostile.id, node=at_home.hostile.keys[2]),  # tokens beside heads too
         opened("feature", feature=f"{at_home.hostile.feature_key(2)}"),
         opened("feature", feature=FEATURE),
         opened("paths", **{"from": "token:a", "to": "logit:x", "circuit": at_home.hostile.id}),

@@ -14,6 +14,7 @@ from ui.annotation_panel import panel
 from ui.canvas import contract
 from ui.canvas.component import bridge, canvas
 from ui.listing import circuit_name, circuit_table, when
+from ui.opened_edges import opened_inputs
 from ui.shared import asked, begin, fragment, get_atlas, guarded, heading, note, problem, remember, show
 
 SLOT = "circuit"
@@ -88,6 +89,9 @@ def chosen_card() -> None:
     if now.click:
         with about_node:
             card(known[now.click])
+            opened = opened_inputs(circuit, contract.node_names(circuit, labels), known[now.click])
+            if opened is not None:
+                show(opened)
         subjects["the chosen node, here"] = f"{circuit_id}#{now.click}"
         feature = circuit.feature_key(known[now.click])
         if feature is not None:
