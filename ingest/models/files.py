@@ -13,14 +13,15 @@ from pathlib import Path
 from atlas.errors import ModelRejected
 from atlas.settings import default_home
 
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
-_PATTERNS = ["*.json", "*.yaml", "*.safetensors", "tokenizer*", "*.model"]
+_PART = r"[A-Za-z0-9][\w.-]*"
+_HUB_NAME = re.compile(rf"(?P<name>{_PART}(/{_PART})?)(@(?P<revision>{_PART})(?P<folder>(/{_PART})*))?")
+_PATTERNS = ["*.json", "*.yaml", "*.safetensors", "*.npz", "tokenizer*", "*.model"]
 _REMEMBER_FROM = 256 * 2**20  # bytes; smaller files are hashed again faster than a cache is worth
 
 
 @dataclass(frozen=True)
 class Place:
-    """A folder on this machine, and the hub name and commit it came from if it did."""
+    """A folder on this machine, and the hub name (with the folder in the repository) and commit it came from if it did."""
 
     folder: Path
     hub_name: str | None = None
@@ -30,8 +31,8 @@ class Place:
 def locate(name_or_folder: str | Path, what: str) -> Place:
     """Find a folder, or fetch a hub repository into the Hugging Face cache. `what` names the thing in errors.
 
-    Hub names are resolved by huggingface_hub; nothing is downloaded in this project's tests, so that way is not tried here.
-    Raises ModelRejected.
+    Hub names are OWNER/NAME, OWNER/NAME@REVISION (branch, tag or commit) or OWNER/NAME@REVISION/FOLDER. They are resolved by
+    huggingface_hub: not run on the real hub, in tests from a cache alone. Raises ModelRejected.
     """
     text = str(name_or_folder)
     folder = Path(text).expanduser()
@@ -39,19 +40,44 @@ def locate(name_or_folder: str | Path, what: str) -> Place:
         return Place(folder.resolve())
     if folder.exists():
         raise ModelRejected(f"The {what} {text} is a file.", "Pass the folder that holds it.")
-    if not _HUB_NAME.fullmatch(text):
-        raise ModelRejected(f"There is no {what} folder {text}.", "Pass an existing folder or a hub name (owner/name).")
+    parts = _HUB_NAME.fullmatch(text)
+    if parts is None:
+        raise ModelRejected(
+            f"There is no {what} folder {text}.", "Pass an existing folder or a hub name (owner/name[@revision])."
+        )
+    inside = (parts["folder"] or "").strip("/")
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    patterns = [f"{inside}/{pattern}" for pattern in _PATTERNS] if inside else _PATTERNS
     try:
-        snapshot = Path(snapshot_download(text, allow_patterns=_PATTERNS))
+        snapshot = Path(snapshot_download(parts["name"], revision=parts["revision"], allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         raise ModelRejected(
             f"The {what} {text} is neither a folder nor a hub repository that can be fetched ({type(error).__name__}).",
             "Check the name, the connection and, for gated repositories, the login.",
         ) from error
-    return Place(snapshot, hub_name=text, revision=snapshot.name)
+    if not (snapshot / inside).is_dir():
+        raise ModelRejected(f"The hub repository of the {what} {text} has no folder {inside}.", "Check the name.")
+    return Place(snapshot / inside, hub_name="/".join(filter(None, (parts["name"], inside))), revision=snapshot.name)
+
+
+def fetch_file(repository: str, file: str, revision: str | None, what: str) -> Path:
+    """One file of a hub repository, from the Hugging Face cache or fetched into it (not run on the real hub).
+
+    Raises ModelRejected.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(repository, file, revision=revision))
+    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+        at = f" at {revision}" if revision else ""
+        raise ModelRejected(
+            f"The {what} {file} of the hub repository {repository}{at} cannot be fetched ({type(error).__name__}).",
+            "Check the name, the connection and, for gated repositories, the login.",
+        ) from error
 
 
 def is_name(text: object) -> bool:
@@ -59,15 +85,18 @@ def is_name(text: object) -> bool:
     return isinstance(text, str) and bool(text.strip()) and not text.startswith(("/", ".", "~")) and "\\" not in text
 
 
-def content_hash(files: list[Path]) -> str:
+def content_hash(files: list[Path], folder: Path | None = None) -> str:
     """sha256 (hex) of weight files.
 
     One file: its own, as `sha256sum FILE` prints. Several: that of the lines `DIGEST  NAME` sorted by name, as
-    `sha256sum * | sha256sum` gives in the folder.
+    `sha256sum * | sha256sum` gives in the folder. NAME is a file's path in `folder` if it lies there, else its last part.
     """
     if len(files) == 1:
         return _digest(files[0])
-    lines = "".join(f"{_digest(file)}  {file.name}\n" for file in sorted(files, key=lambda f: f.name))
+    names = {
+        file: file.relative_to(folder).as_posix() if folder and folder in file.parents else file.name for file in files
+    }
+    lines = "".join(f"{_digest(file)}  {names[file]}\n" for file in sorted(files, key=names.__getitem__))
     return hashlib.sha256(lines.encode()).hexdigest()
 
 

@@ -9,10 +9,15 @@ from atlas.circuit import UNKNOWN
 from atlas.errors import ModelRejected
 from ingest.models.base import Model
 from ingest.models.files import content_hash, is_name, locate
-from ingest.transcoders import circuit_tracer
+from ingest.transcoders import circuit_tracer, gemma_scope, gemma_scope_2, saelens
 from ingest.transcoders.set import TranscoderSet
 
-LAYOUTS: dict[str, ModuleType] = {"circuit-tracer config.yaml": circuit_tracer}
+LAYOUTS: dict[str, ModuleType] = {  # the first that fits is taken: a config.yaml also chooses among the files beside it
+    "circuit-tracer config.yaml": circuit_tracer,
+    "SAELens cfg.json": saelens,
+    "Gemma Scope params.npz": gemma_scope,
+    "Gemma Scope 2 params.safetensors": gemma_scope_2,
+}
 
 
 def load_transcoders(name_or_folder: str | Path, model: Model) -> TranscoderSet:
@@ -20,7 +25,8 @@ def load_transcoders(name_or_folder: str | Path, model: Model) -> TranscoderSet:
 
     Names: the set is called what its config says (`scan`: the name that graph files of the field carry), else its hub
     name, else the folder's last part and 8 digits of its hash. A model loaded from a folder is called what the set's config
-    says (`model_name`); a model loaded by hub name keeps that. Hub names are resolved by huggingface_hub (not run in tests).
+    says (`model_name`); a model loaded by hub name keeps that. Hub names, OWNER/NAME[@REVISION[/FOLDER]], are resolved by
+    huggingface_hub (not run on the real hub).
     Raises ModelRejected: missing, damaged, unknown layout, another width or number of layers than the model's.
     """
     place = locate(name_or_folder, "transcoder set")
@@ -30,7 +36,7 @@ def load_transcoders(name_or_folder: str | Path, model: Model) -> TranscoderSet:
             f"The transcoder set {name_or_folder} is in no known layout.", f"Known layouts: {', '.join(LAYOUTS)}."
         )
     config, files, layers = layout.load(place.folder, model)
-    digest = content_hash(files)
+    digest = content_hash(files, place.folder)
     scan, model_name = config.get("scan"), config.get("model_name")
     return TranscoderSet(
         name=scan if is_name(scan) else place.hub_name or f"{place.folder.name}-{digest[:8]}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import psutil
@@ -26,7 +27,7 @@ def read_safetensors(file: Path) -> dict[str, torch.Tensor]:
         raise ModelRejected(f"{file} is not a readable safetensors file.", "Fetch the set again.") from error
 
 
-def fits_in_memory(files: list[Path], model: Model) -> bool:
+def fits_in_memory(files: Sequence[Path], model: Model) -> bool:
     """Whether all weights may be copied to the model's device: they are small beside its free memory."""
     total = sum(file.stat().st_size for file in files)
     if model.device.type == "cuda":

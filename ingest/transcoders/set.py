@@ -26,10 +26,10 @@ class Transcoder:
     b_enc: torch.Tensor  # (f,)
     w_dec: torch.Tensor  # (f, d), or (f, layers written, d) of a cross-layer set
     b_dec: torch.Tensor  # (d,)
-    threshold: torch.Tensor | None = None  # (f,) of a JumpReLU; None = ReLU
+    threshold: torch.Tensor | None = None  # (f,) of a JumpReLU, or beside top_k; None = ReLU
     w_skip: torch.Tensor | None = None  # (d, d)
     top_k: int | None = (
-        None  # keep the k largest pre-activations of a position, whatever their sign, in place of a ReLU
+        None  # keep the k largest pre-activations of a position, in place of a ReLU: whatever their sign without a threshold
     )
     place: str = field(default="", repr=False)  # the file, for error messages
 
@@ -70,7 +70,8 @@ class Transcoder:
         """(..., n) bool: strictly above 0 (ReLU) or the feature's threshold (JumpReLU), or of the k largest (all f given)."""
         if self.top_k is not None:
             chosen = torch.zeros_like(pre, dtype=torch.bool)
-            return chosen.scatter(-1, pre.topk(self.top_k, dim=-1).indices, True) & (pre != 0)
+            chosen = chosen.scatter(-1, pre.topk(self.top_k, dim=-1).indices, True) & (pre != 0)
+            return chosen if self.threshold is None else chosen & (pre > self.threshold)
         if self.threshold is None:
             return pre > 0
         return (pre > (self.threshold if features is None else self.threshold[features])) & (pre != 0)

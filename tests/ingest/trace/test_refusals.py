@@ -127,7 +127,7 @@ def test_a_set_with_a_config_that_cannot_be_followed(tiny, tmp_path):
         "kind 'sae'": {"model_kind": "sae"},
         "feature_input_hook 'hook_q'": {"feature_input_hook": "hook_q"},
         "feature_output_hook None": {"feature_output_hook": None},
-        "lists files elsewhere": {"transcoders": ["hf://somewhere/layer_0.safetensors"]},
+        "lists 1 transcoders, the model .* 3 layers": {"transcoders": ["layer_0.safetensors"]},
     }.items():
         refusal(ModelRejected, words, load_transcoders, write_set(tmp_path / "set", **changes), tiny)
     (tmp_path / "set" / "config.yaml").write_text("- a list")
