@@ -1,4 +1,4 @@
-"""Graph files into the atlas and circuits out of it. No torch."""
+"""Graph files into the atlas and circuits out of it. torch is imported for `.pt` files only."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 from atlas import circuit_file
 from atlas.errors import AtlasError, InputRejected, UsageError
 from atlas.records import Annotations, ImportResult, LoadedFile, RejectedFile
-from ingest.formats import find_files, read_graph, write_graphml, write_neuronpedia
+from atlas.settings import Settings
+from ingest.formats import ImportedGraph, find_files, read_graph, write_graphml, write_neuronpedia
+from ingest.reference_graph import is_reference_graph, read_reference_graph
 
 if TYPE_CHECKING:
     from atlas.api import Atlas
@@ -31,7 +33,7 @@ def import_paths(
         if progress:
             progress(number, len(files), path.name)
         try:
-            graph = read_graph(path, settings=atlas.settings)
+            graph = _read(path, atlas.settings)
             added = atlas.add(graph.circuit, annotations=graph.annotations, collection=collection)
         except InputRejected as error:
             result.rejected.append(RejectedFile(path=str(path), reason=str(error)))
@@ -40,6 +42,12 @@ def import_paths(
     if progress:
         progress(len(files), len(files), "")
     return result
+
+
+def _read(path: Path, settings: Settings) -> ImportedGraph:
+    if not is_reference_graph(path):
+        return read_graph(path, settings=settings)
+    return read_reference_graph(path, settings)
 
 
 def _expand(paths: Sequence[str | Path]) -> tuple[list[Path], list[RejectedFile]]:
@@ -53,7 +61,7 @@ def _expand(paths: Sequence[str | Path]) -> tuple[list[Path], list[RejectedFile]
             continue
         if not found:
             rejected.append(
-                RejectedFile(path=str(path), reason=f"{path} holds no graph file (.json, .json.gz, .safetensors).")
+                RejectedFile(path=str(path), reason=f"{path} holds no graph file (.json, .json.gz, .safetensors, .pt).")
             )
         files.extend(found)
     return files, rejected

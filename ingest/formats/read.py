@@ -59,8 +59,8 @@ def read_graph(source: str | Path | bytes, name: str | None = None, settings: Se
 
 def _pickle(name: str) -> InputRejected:
     return InputRejected(
-        f"{name} is a torch file; it was not opened, because that would run code from it.",
-        "Convert it to JSON with the program that made it.",
+        f"{name} is a torch file; it was not opened, because opening it the plain way runs what it holds.",
+        "Name it .pt and use `atlas import`, which reads circuit-tracer's graphs without running anything.",
     )
 
 
