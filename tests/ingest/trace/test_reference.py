@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.oracle.cases import CASES, write_case
 from benchmarks.oracle.families import FAMILIES, PROMPTS, SETS
 from ingest.models import load_model
 from ingest.models.load import FAMILIES as ARCHITECTURES
@@ -161,3 +162,21 @@ def test_a_cap_while_tracing_chooses_the_features_of_most_influence(traced, orac
     assert capped.computed[theirs["selected_features"]].sum() >= 190
     # what was not traced counts as unexplained, so a cap never raises a score
     assert all(low <= high for low, high in zip(scores(capped, capped.computed), scores(full), strict=True))
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_where_the_reference_is_wrong_ours_is_that_of_the_reference_mended(name, tmp_path):
+    model_folder, parts_folder = write_case(name, FAMILY_DATA, tmp_path)
+    model = load_model(model_folder, device="cpu")
+    right = dict(np.load(FAMILY_DATA / "mended" / f"{name}.npz"))
+    graph = attribute(model, load_transcoders(parts_folder, model), list(CASES[name].ids))
+    assert np.array_equal(graph.features, right["active_features"])
+    assert_same_matrix(graph.matrix.toarray(), right["adjacency_matrix"])
+    np.testing.assert_allclose(graph.arrays["final_logits"], right["final_logits"], atol=1e-4)
+    if name == "two_rotary_bases":
+        assert np.abs(graph.arrays["final_logits"] - right["as_it_is_logits"]).max() > 0.05
+    if name == "cross_layer_skip":
+        off = np.linalg.norm(graph.matrix.toarray() - right["as_it_is"])
+        assert off > 0.5 * np.linalg.norm(right["as_it_is"])
+    if name == "empty_last_position":
+        assert graph.features[:, 1].max() < len(graph.token_ids) - 1

@@ -1,0 +1,92 @@
+"""The graph is the same however the work is cut up, and whatever the tokenizer would like to pad with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from ingest.models import load_model
+from ingest.trace import attribute
+from ingest.trace.prompt import prompt_ids
+from ingest.transcoders import load_transcoders
+from tests.ingest.trace.test_reference import FAMILY_DATA, assert_same_matrix, reference
+
+PAIRS = ["gemma2/clt_relu", "gpt2/plt_skip", "qwen3/plt_jumprelu_skip", "gpt_neox/plt_relu"]
+TEXT = "w55 w71 w5 w48 w66 w77"  # no word begins like a special one: the tokenizer would read w12 as w1 and 2
+IDS = [1, 55, 71, 5, 48, 66, 77]
+
+
+def load(pair: str):
+    model = load_model(FAMILY_DATA / pair.split("/")[0] / "model", device="cpu")
+    return model, load_transcoders(FAMILY_DATA / pair, model)
+
+
+def with_tokenizer(folder, **changes):
+    """A copy of a family's model folder with other entries of tokenizer_config.json."""
+    shutil.copytree(FAMILY_DATA / "qwen3" / "model", folder)
+    file = folder / "tokenizer_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return folder
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("batch_size", [1, 7, 1000])
+def test_every_batch_size_gives_the_same_graph(pair, batch_size):
+    model, parts = load(pair)
+    theirs = reference(f"{pair}/long")
+    graph = attribute(model, parts, theirs["input_ids"].tolist(), batch_size=batch_size)
+    assert_same_matrix(graph.matrix.toarray(), theirs["adjacency_matrix"])
+
+
+def test_a_prompt_with_its_bos_and_one_without_give_the_same_graph():
+    model, parts = load("qwen3/plt_jumprelu_skip")
+    assert prompt_ids(model, TEXT, None) == prompt_ids(model, f"w1 {TEXT}", None) == IDS
+    exact = prompt_ids(model, None, IDS[1:])
+    assert exact == IDS[1:]  # ids are taken as they are
+    without = attribute(model, parts, exact)
+    sums = without.matrix.sum(axis=1) + without.constants
+    np.testing.assert_allclose(sums, without.pre_activations, atol=2e-5)
+    assert without.features[:, 1].min() > 0  # then a word stands where there are no features
+
+
+@pytest.mark.parametrize("pad", ["w1", "w2"], ids=["pad is bos", "pad is eos"])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_of_the_tokenizer_never_reaches_the_graph(pad, side, tmp_path):
+    folder = with_tokenizer(tmp_path / "model", pad_token=pad, padding_side=side)
+    table = json.loads((folder / "tokenizer.json").read_text())
+    number = int(pad[1:])
+    fixed = {"strategy": {"Fixed": 12}, "direction": side.capitalize(), "pad_to_multiple_of": None}
+    table["padding"] = fixed | {"pad_id": number, "pad_type_id": 0, "pad_token": pad}
+    (folder / "tokenizer.json").write_text(json.dumps(table))
+    model = load_model(folder, device="cpu")
+    assert model.tokenizer.pad_token_id == number
+    ids = prompt_ids(model, TEXT, None)
+    assert ids == IDS
+    parts = load_transcoders(FAMILY_DATA / "qwen3" / "plt_jumprelu_skip", model)
+    plain = attribute(*load("qwen3/plt_jumprelu_skip"), IDS)
+    graph = attribute(model, parts, ids)
+    assert np.array_equal(graph.features, plain.features)
+    assert_same_matrix(graph.matrix.toarray(), plain.matrix.toarray())
+
+
+def test_a_pad_token_among_given_ids_is_a_token_like_others():
+    model, parts = load("qwen3/plt_jumprelu_skip")
+    padded = attribute(model, parts, [0, 0, *IDS])
+    assert padded.order.n_positions == len(IDS) + 2
+    sums = padded.matrix.sum(axis=1) + padded.constants
+    np.testing.assert_allclose(sums, padded.pre_activations, atol=2e-5)
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_a_batch_of_prompts_padded_on_the_right_reads_the_same_features(pair):
+    """`feature_inputs`, which labels features on many texts at once."""
+    model, parts = load(pair)
+    batch = torch.tensor([[*IDS[:5], 0, 0, 0], [*IDS, 9]])
+    inputs = model.feature_inputs(batch, parts.input_hook)
+    for row, length in ((0, 5), (1, 8)):
+        alone = model.freeze(batch[row, :length].tolist(), parts.input_hook, parts.output_hook).inputs
+        torch.testing.assert_close(inputs[:, row, :length], alone, atol=1e-5, rtol=1e-5)
