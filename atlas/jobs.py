@@ -194,6 +194,8 @@ def check_request(settings: Settings, request: TraceRequest, where: str = "") ->
         raise UsageError(f"{where}The prompt is blank.", "Pass some text.")
     if request.token_ids is not None and not request.token_ids:
         raise UsageError(f"{where}There are no token ids.", "Pass at least one.")
+    if request.at == 0:
+        raise UsageError(f"{where}The token at position 0 has nothing before it.", "Pass a position from 1 on.")
     if any(target.startswith("direction:") for target in request.targets or []):
         raise UsageError(
             f"{where}A direction is a file of one machine, so it cannot be queued.", "Trace it without the queue."

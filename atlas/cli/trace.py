@@ -205,7 +205,8 @@ def _dry_run(
 
     def show_text(console):
         console.print(
-            f"{result.tokens} tokens, {result.active_features} active features, {result.targets} targets: about "
+            f"{result.tokens} tokens, {result.active_features} active features, "
+            f"{result.targets} target{'' if result.targets == 1 else 's'}: about "
             f"{result.seconds:.1f} s and {result.memory_bytes / 2**30:.2f} GiB beside the model"
         )
         console.print(f"explained variance of the MLPs on this prompt {result.explained_variance:.3f}")

@@ -54,7 +54,8 @@ def trace(
     position), token ids or specs; default: the fewest most likely tokens that reach `logit_mass`, at most `max_logits`.
     max_features: trace only so many features, chosen by influence on the way; the others count as unexplained.
     continue_by: let the model write so many tokens first (the likeliest each time). at: explain the token at this position of
-    what then stands there, so everything from it on is cut off. keep_full: keep the full graph for `prune_circuit`.
+    what then stands there, so everything from it on is cut off. keep_full: keep the full graph for `prune_circuit`; a
+    trace whose full graph was not kept is made again.
     Thresholds of 1 keep every node and every non-zero edge. origin: the `job` and its worker, for the provenance; with
     `again`, a circuit of the same job is returned all the same (the job was killed after it). Raises UsageError, InputRejected or ModelRejected.
     """
@@ -80,7 +81,7 @@ def trace(
     asked = question(model, transcoders, ids, prompt, parameters, thresholds)
 
     known = _find(atlas, Circuit(asked, Nodes(0), Edges(0)).trace_key, again, origin)
-    if known:
+    if known and not (keep_full and not full_file.place(atlas.settings, known).is_file()):
         circuit = atlas.load(known)
         if collection:
             atlas.add(circuit, collection=collection)

@@ -103,6 +103,16 @@ class TestOnALaptop:
         work(laptop)
         assert (laptop.job(job).state, laptop.job(job).attempts) == ("done", 2)
 
+    def test_a_queued_token_in_the_middle_is_explained(self, laptop: Atlas) -> None:
+        middle = laptop.enqueue_traces(asked(PROMPT, at=4)).jobs[0]
+        written = laptop.enqueue_traces(asked(PROMPT, continue_by=2)).jobs[0]
+        beyond = laptop.enqueue_traces(asked(PROMPT, at=40)).jobs[0]
+        assert work(laptop) == 3
+        for job, token in ((middle, "hot"), (written, "cold")):
+            circuit = laptop.show(laptop.job(job).circuit or "")
+            assert [target.what for target in circuit.record.targets] == [token]
+        assert "There is no token at position 40 to explain" in (laptop.job(beyond).error or "")
+
     def test_a_second_worker_of_the_name_is_refused_while_the_first_runs(self, laptop: Atlas) -> None:
         first = Worker(laptop, name="w1", device="cpu")
         running = threading.Thread(target=first.run)

@@ -63,6 +63,24 @@ def choose_options() -> dict[str, object]:
         node = left.number_input("Node threshold", 0.0, 1.0, 0.8, 0.01, help="1 keeps every node.")
         edge = middle.number_input("Edge threshold", 0.0, 1.0, 0.98, 0.01, help="1 keeps every edge.")
         most = right.number_input("Most features", 1, None, None, 100, placeholder="no limit")
+        left, right, _ = st.columns(3)
+        by = left.number_input(
+            "Let the model write first",
+            0,
+            None,
+            0,
+            1,
+            help="So many tokens, the likeliest each time; the first is explained.",
+        )
+        at = right.number_input(
+            "Explain the token at",
+            None,
+            None,
+            None,
+            1,
+            placeholder="the next token",
+            help="A position of the text, counted from 0, or from the end: -1 is its last token.",
+        )
         collection = st.selectbox(
             "Into the collection",
             overview.collections,
@@ -78,6 +96,8 @@ def choose_options() -> dict[str, object]:
         "node_threshold": node,
         "edge_threshold": edge,
         "max_features": int(most) if most is not None else None,
+        "continue_by": int(by),
+        "at": int(at) if at is not None else None,
         "collection": collection,
         "chat": chat,
         "again": again,
