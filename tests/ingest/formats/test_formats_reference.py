@@ -33,7 +33,7 @@ def test_influence_and_scores_equal_the_references(name):
 @pytest.mark.slow
 def test_a_circuit_of_our_tracer_comes_back_with_id_totals_and_claimed_scores(settings):
     from ingest.models import load_model
-    from ingest.trace.run import question, trace_circuit
+    from ingest.trace import question, trace_circuit
     from ingest.transcoders import load_transcoders
 
     model = load_model(ORACLE / "model", device="cpu")
