@@ -30,12 +30,12 @@ def load(folder: Path, model: Model) -> tuple[dict[str, Any], list[Path], list[T
     """(config, weight files, layers). Raises ModelRejected."""
     if shared := _cross_layer(folder):
         files = in_order(shared, _CROSS_LAYER, folder, model)
-        table = read_json(folder / "config.json")
+        table = _table(folder)
         _check_kind(folder, table)
         hooks = {layer: _hooks(folder, table, layer) for layer in shared}
         return _config(table, hooks, folder), files, load_layers(files, model, cross_layer=True)
     choices = _per_layer(folder)
-    tables = {file: read_json(file.parent / "config.json") for files in choices.values() for file in files}
+    tables = {file: _table(file.parent) for files in choices.values() for file in files}
     wanted = {layer: [file for file in files if _is_transcoder(tables[file])] for layer, files in choices.items()}
     wanted = {layer: files for layer, files in wanted.items() if files}
     if not wanted:
@@ -60,6 +60,15 @@ def _per_layer(folder: Path) -> dict[int, list[Path]]:
         if number := re.match(r"layer_(\d+)(?!\d)", file.parent.name):
             choices.setdefault(int(number[1]), []).append(file)
     return choices
+
+
+def _table(place: Path) -> dict[str, Any]:
+    if not (place / "config.json").is_file():
+        raise ModelRejected(
+            f"{place} has no config.json, so its hooks are not known.",
+            "Fetch it too, or write a config.yaml that names the hooks and lists one file per layer under `transcoders`.",
+        )
+    return read_json(place / "config.json")
 
 
 def _is_transcoder(table: dict[str, Any]) -> bool:
