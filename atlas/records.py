@@ -126,7 +126,7 @@ class CircuitRow(Record):
     model: str
     nodes: int
     edges: int
-    verdict: str = Field(description="'untested' until interventions have judged the circuit")
+    verdict: str = Field(description="crisp (only with interventions), partial, diffuse, or untested: cannot be judged")
     created_at: str
     transcoders: str = ""
     collections: list[str] = Field(default_factory=list)
@@ -152,6 +152,7 @@ class CircuitDetail(CircuitRow):
     created_by: str
     status: str = Field(description="ready when the graph projection holds it, else pending")
     kinds: dict[str, int] = Field(description="nodes per kind")
+    verdict_reasons: list[str] = Field(default_factory=list, description="sentences")
     supernodes: list[ImportedSupernode] = Field(default_factory=list)
     pins: list[str] = Field(default_factory=list)
     top_nodes: list[NodeRow] = Field(default_factory=list)

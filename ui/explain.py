@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from atlas.circuit import CircuitRecord, Scores
 
 
@@ -17,8 +19,8 @@ def score_rows(scores: Scores) -> list[tuple[str, float | None, float | None, fl
     return rows
 
 
-def score_sentences(scores: Scores, verdict: str) -> list[str]:
-    """What the scores say and what they do not."""
+def score_sentences(scores: Scores, verdict: str, reasons: Sequence[str] = ()) -> list[str]:
+    """What the scores say and what they do not, and the verdict with its reasons."""
     replacement = scores.replacement if scores.replacement is not None else scores.replacement_pruned
     completeness = scores.completeness if scores.completeness is not None else scores.completeness_pruned
     said = []
@@ -40,11 +42,11 @@ def score_sentences(scores: Scores, verdict: str) -> list[str]:
         said.append(
             "“Full” is before pruning; “pruned” counts what was dropped as error, so pruning never raises a score."
         )
-    if verdict == "untested":
-        said.append("High scores mean coverage, not truth: no intervention has tested this circuit yet.")
+    if verdict == "crisp":
+        said.append("High scores mean coverage, not truth; here interventions in the model bear the circuit out.")
     else:
-        said.append(f"High scores mean coverage, not truth; interventions judged this circuit: {verdict}.")
-    return said
+        said.append("High scores mean coverage, not truth: no intervention has borne this circuit out.")
+    return [*said, " ".join([f"Verdict: {verdict}.", *reasons])]
 
 
 def origin(record: CircuitRecord, created_by: str) -> list[tuple[str, str]]:

@@ -17,8 +17,7 @@ from atlas.circuit import KIND, Circuit, duplicate_identities
 from atlas.circuit_file import SCHEMA_VERSION, to_bytes
 from atlas.errors import Ambiguous, InputRejected, NotFound, UsageError
 from atlas.records import CircuitRow, Table
-
-UNTESTED = "untested"
+from atlas.verdict import verdict
 
 
 def replicate_group(circuit: Circuit) -> str:
@@ -69,7 +68,7 @@ def insert_circuit(session: Session, circuit: Circuit, blob: bytes | None = None
         nodes=len(circuit.nodes),
         edges=len(circuit.edges),
         scores=r.scores.model_dump(),
-        verdict=UNTESTED,
+        verdict=verdict(r.scores)[0],
         created_at=now(),
         created_by=audit.actor(session),
     )

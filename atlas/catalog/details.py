@@ -13,6 +13,7 @@ from atlas.catalog.values import finite
 from atlas.circuit import KINDS, Circuit, parse_feature_key
 from atlas.errors import NotFound
 from atlas.records import ActivationExample, CircuitDetail, FeatureDetail, FeatureInCircuit, Influence, NodeRow
+from atlas.verdict import reasons
 
 TOP_NODES = 20
 MAX_OCCURRENCES = 500
@@ -39,6 +40,7 @@ def circuit_detail(session: Session, circuit: Circuit) -> CircuitDetail:
         kinds={kind: count for kind, count in zip(KINDS, kinds, strict=True) if count},
         supernodes=notes.supernodes(session, circuit.id),
         pins=notes.pins(session, circuit.id),
+        verdict_reasons=reasons(entry.verdict, circuit.record.scores),
         top_nodes=[node_row(circuit, row, texts.get(row)) for row in strongest(circuit, TOP_NODES)],
         replicates=[other for other in replicates if other != circuit.id],
     )

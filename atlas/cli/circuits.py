@@ -77,7 +77,7 @@ def show(
             ("edges", str(detail.edges)),
             ("thresholds", ", ".join(f"{key} {value}" for key, value in r.thresholds.items())),
             ("scores", _scores(r.scores)),
-            ("verdict", detail.verdict),
+            ("verdict", " ".join([f"{detail.verdict}.", *detail.verdict_reasons])),
             ("status", detail.status),
             ("made", f"{detail.created_at} by {detail.created_by}; {r.provenance.dtype} on {r.provenance.device}"),
             ("versions", ", ".join(f"{key} {value}" for key, value in r.provenance.versions.items())),

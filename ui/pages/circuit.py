@@ -177,7 +177,7 @@ def scores_tab() -> None:
             )
         )
     with right:
-        said = explain.score_sentences(record.scores, detail.verdict)
+        said = explain.score_sentences(record.scores, detail.verdict, detail.verdict_reasons)
         show(*(markup.tag("p", sentence, cls="ca-note") for sentence in said))
 
 

@@ -69,7 +69,7 @@ else:
     if overview.circuits > len(overview.recent):
         show(markup.tag("p", markup.link("circuit", f"All {overview.circuits:,} circuits"), cls="ca-line"))
     note(
-        "A circuit is a hypothesis about how the model came to its answer. Its verdict stays “untested” until interventions in the model have judged it."
+        "A circuit is a hypothesis about how the model came to its answer. Its verdict says how far its scores bear it out; “crisp” needs interventions in the model, and “untested” means that nothing could be judged."
     )
 
 pairs: list[tuple[object, object]] = [("Models", ", ".join(overview.models) or "none yet")]
