@@ -94,6 +94,21 @@ def test_a_prompt_is_queued_with_its_model_and_options_and_followed(atlas: Atlas
     assert page.text_area[0].value == ""
 
 
+def test_what_the_model_writes_and_a_token_in_the_middle_can_be_asked_for(atlas: Atlas):
+    page = opened("trace", prompt="The opposite of hot is")
+    next(box for box in page.number_input if box.label == "Let the model write first").set_value(3).run()
+    next(box for box in page.number_input if box.label == "Explain the token at").set_value(-2).run()
+    press(page, "Enqueue")
+    asked = atlas.job(atlas.jobs()[0].id).arguments
+    assert (asked["continue_by"], asked["at"]) == (3, -2)
+
+    page = opened("trace", prompt="The opposite of hot is")
+    next(box for box in page.number_input if box.label == "Explain the token at").set_value(0).run()
+    press(page, "Enqueue")
+    assert "nothing before it" in shown(page)
+    assert len(atlas.jobs()) == 1
+
+
 def test_lines_are_prompts_of_one_batch_unless_they_are_said_to_be_one(atlas: Atlas):
     page = opened("trace")
     page.text_area[0].set_value("one\n\n two\nthree").run()
