@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -28,11 +29,12 @@ class Place:
     revision: str | None = None
 
 
-def locate(name_or_folder: str | Path, what: str) -> Place:
+def locate(name_or_folder: str | Path, what: str, look_over: Callable[[list[Path]], None] | None = None) -> Place:
     """Find a folder, or fetch a hub repository into the Hugging Face cache. `what` names the thing in errors.
 
     Hub names are OWNER/NAME, OWNER/NAME@REVISION (branch, tag or commit) or OWNER/NAME@REVISION/FOLDER. They are resolved by
-    huggingface_hub: not run on the real hub, in tests from a cache alone. Raises ModelRejected.
+    huggingface_hub: not run on the real hub, in tests from a cache alone. look_over: given the files of a repository, as paths
+    in the folder, before anything is fetched; may raise. Raises ModelRejected.
     """
     text = str(name_or_folder)
     folder = Path(text).expanduser()
@@ -49,6 +51,8 @@ def locate(name_or_folder: str | Path, what: str) -> Place:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    if look_over is not None:
+        look_over(_listing(parts["name"], parts["revision"], inside))
     patterns = [f"{inside}/{pattern}" for pattern in _PATTERNS] if inside else _PATTERNS
     try:
         snapshot = Path(snapshot_download(parts["name"], revision=parts["revision"], allow_patterns=patterns))
@@ -60,6 +64,19 @@ def locate(name_or_folder: str | Path, what: str) -> Place:
     if not (snapshot / inside).is_dir():
         raise ModelRejected(f"The hub repository of the {what} {text} has no folder {inside}.", "Check the name.")
     return Place(snapshot / inside, hub_name="/".join(filter(None, (parts["name"], inside))), revision=snapshot.name)
+
+
+def _listing(name: str, revision: str | None, inside: str) -> list[Path]:
+    """The files of a hub repository in a folder of it; none when the hub cannot be asked: then the cache is all there is."""
+    from httpx import HTTPError
+    from huggingface_hub import list_repo_files
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        files = [Path(file) for file in list_repo_files(name, revision=revision)]
+    except (HfHubHTTPError, HTTPError, OSError, ValueError):
+        return []
+    return [file.relative_to(inside) for file in files if file.is_relative_to(inside)]
 
 
 def fetch_file(repository: str, file: str, revision: str | None, what: str) -> Path:

@@ -32,13 +32,19 @@ def load(folder: Path, model: Model) -> tuple[dict[str, Any], list[Path], list[T
         raise ModelRejected(
             f"{folder} holds SAEs of {_SAES[sae[1]]}, not transcoders.", "Pass a set that replaces the MLPs."
         )
-    files = in_order(only_one(_choices(folder), folder), "layer_{}/width_*/average_l0_*/params.npz", folder, model)
+    found = {layer: folder / file for layer, file in only_one(_choices(folder)).items()}
+    files = in_order(found, "layer_{}/width_*/average_l0_*/params.npz", folder, model)
     return dict(HOOKS), files, load_layers(files, model, cross_layer=False)
 
 
-def _choices(folder: Path) -> dict[int, list[Path]]:
+def by_layer(files: list[Path]) -> dict[int, list[Path]]:
+    """The params.npz of each layer, of paths in a set's folder."""
     choices: dict[int, list[Path]] = {}
-    for file in below(folder, "params.npz"):
-        if number := re.match(r"layer_(\d+)/", file.relative_to(folder).as_posix()):
+    for file in files:
+        if file.name == "params.npz" and (number := re.match(r"layer_(\d+)/", file.as_posix())):
             choices.setdefault(int(number[1]), []).append(file)
     return choices
+
+
+def _choices(folder: Path) -> dict[int, list[Path]]:
+    return by_layer(below(folder, "params.npz"))

@@ -35,16 +35,16 @@ def load(folder: Path, model: Model) -> tuple[dict[str, Any], list[Path], list[T
         hooks = {layer: _hooks(folder, table, layer) for layer in shared}
         return _config(table, hooks, folder), files, load_layers(files, model, cross_layer=True)
     choices = _per_layer(folder)
-    tables = {file: _table(file.parent) for files in choices.values() for file in files}
+    tables = {file: _table(folder / file.parent) for files in choices.values() for file in files}
     wanted = {layer: [file for file in files if _is_transcoder(tables[file])] for layer, files in choices.items()}
     wanted = {layer: files for layer, files in wanted.items() if files}
     if not wanted:
         first = min(tables)
-        _check_kind(first.parent, tables[first])
-    chosen = only_one(wanted, folder)
-    files = in_order(chosen, _PER_LAYER, folder, model)
-    hooks = {layer: _hooks(file.parent, tables[file], layer) for layer, file in chosen.items()}
-    return _config(tables[files[0]], hooks, folder), files, load_layers(files, model, cross_layer=False)
+        _check_kind(folder / first.parent, tables[first])
+    chosen = only_one(wanted)
+    files = in_order({layer: folder / file for layer, file in chosen.items()}, _PER_LAYER, folder, model)
+    hooks = {layer: _hooks(folder / file.parent, tables[file], layer) for layer, file in chosen.items()}
+    return _config(tables[chosen[0]], hooks, folder), files, load_layers(files, model, cross_layer=False)
 
 
 def _cross_layer(folder: Path) -> dict[int, Path]:
@@ -54,12 +54,17 @@ def _cross_layer(folder: Path) -> dict[int, Path]:
     return {int(number[1]): file for number, file in found if number}
 
 
-def _per_layer(folder: Path) -> dict[int, list[Path]]:
+def by_layer(files: list[Path]) -> dict[int, list[Path]]:
+    """The params.safetensors of each layer, of paths in a set's folder."""
     choices: dict[int, list[Path]] = {}
-    for file in below(folder, "params.safetensors"):
-        if number := re.match(r"layer_(\d+)(?!\d)", file.parent.name):
+    for file in files:
+        if file.name == "params.safetensors" and (number := re.match(r"layer_(\d+)(?![\d])", file.parent.name)):
             choices.setdefault(int(number[1]), []).append(file)
     return choices
+
+
+def _per_layer(folder: Path) -> dict[int, list[Path]]:
+    return by_layer(below(folder, "params.safetensors"))
 
 
 def _table(place: Path) -> dict[str, Any]:

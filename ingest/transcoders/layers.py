@@ -86,8 +86,9 @@ def turn(parts: dict[str, torch.Tensor], name: str) -> None:
 
 
 def below(folder: Path, name: str, deepest: int = 3) -> list[Path]:
-    """Files of this name in the folder and so many levels below; a home folder given by mistake is not searched through."""
-    return sorted(file for depth in range(deepest + 1) for file in folder.glob("*/" * depth + name))
+    """Files of this name in the folder and so many levels below, as paths in it; a home folder given by mistake is not searched through."""
+    found = (file for depth in range(deepest + 1) for file in folder.glob("*/" * depth + name))
+    return sorted(file.relative_to(folder) for file in found)
 
 
 def in_order(found: dict[int, Path], pattern: str, folder: Path, model: Model) -> list[Path]:
@@ -106,15 +107,16 @@ def in_order(found: dict[int, Path], pattern: str, folder: Path, model: Model) -
     return [found[i] for i in range(count)]
 
 
-def only_one(choices: dict[int, list[Path]], folder: Path) -> dict[int, Path]:
-    """The one file of each layer. Raises ModelRejected where there are several."""
+def only_one(choices: dict[int, list[Path]]) -> dict[int, Path]:
+    """The one file of each layer, of paths in a set's folder. Raises ModelRejected where there are several."""
     for layer, files in sorted(choices.items()):
         if len(files) > 1:
-            named = " and ".join(str(file.parent.relative_to(folder)) for file in sorted(files)[:2])
+            named = " and ".join(file.parent.as_posix() for file in sorted(files)[:2])
             more = f" and {len(files) - 2} more" if len(files) > 2 else ""
             raise ModelRejected(
-                f"The transcoder set {folder} has {len(files)} choices for layer {layer}: {named}{more}.",
-                "Keep one per layer in the folder, or list one file per layer under `transcoders` in a config.yaml there.",
+                f"The transcoder set has {len(files)} choices for layer {layer}: {named}{more}.",
+                "Keep one per layer in a folder, or list one file per layer (hf:// or in the folder) under `transcoders` in a "
+                "config.yaml.",
             )
     return {layer: files[0] for layer, files in choices.items()}
 

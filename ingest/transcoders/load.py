@@ -10,6 +10,7 @@ from atlas.errors import ModelRejected
 from ingest.models.base import Model
 from ingest.models.files import content_hash, is_name, locate
 from ingest.transcoders import circuit_tracer, gemma_scope, gemma_scope_2, saelens
+from ingest.transcoders.layers import only_one
 from ingest.transcoders.set import TranscoderSet
 
 LAYOUTS: dict[str, ModuleType] = {  # the first that fits is taken: a config.yaml also chooses among the files beside it
@@ -29,7 +30,7 @@ def load_transcoders(name_or_folder: str | Path, model: Model) -> TranscoderSet:
     huggingface_hub (not run on the real hub).
     Raises ModelRejected: missing, damaged, unknown layout, another width or number of layers than the model's.
     """
-    place = locate(name_or_folder, "transcoder set")
+    place = locate(name_or_folder, "transcoder set", _look_over)
     layout = next((layout for layout in LAYOUTS.values() if layout.fits(place.folder)), None)
     if layout is None:
         raise ModelRejected(
@@ -47,3 +48,12 @@ def load_transcoders(name_or_folder: str | Path, model: Model) -> TranscoderSet:
         output_hook=config["feature_output_hook"],
         layers=layers,
     )
+
+
+def _look_over(files: list[Path]) -> None:
+    """Refuse a hub repository that holds several choices for a layer before tens of GB are fetched. Raises ModelRejected."""
+    if Path("config.yaml") in files:
+        return
+    wanted = [file for file in files if "transcoder" in str(file)] or files
+    for choices in (gemma_scope.by_layer(wanted), gemma_scope_2.by_layer(wanted)):
+        only_one(choices)

@@ -56,12 +56,14 @@ def load(folder: Path, model: Model) -> tuple[dict[str, Any], list[Path], list[T
     choices: dict[int, list[Path]] = {}
     tables, hooks = {}, {}
     for file in _weights(folder):
-        table = read_json(file.parent / "cfg.json")
-        layer, pair = _hooks(file.parent, table)
-        tables[file] = table
+        place = folder / file.parent
+        table = read_json(place / "cfg.json")
+        layer, pair = _hooks(place, table)
+        tables[folder / file] = table
         hooks[layer] = pair
         choices.setdefault(layer, []).append(file)
-    files = in_order(only_one(choices, folder), "folder of layer {}", folder, model)
+    found = {layer: folder / file for layer, file in only_one(choices).items()}
+    files = in_order(found, "folder of layer {}", folder, model)
     resident = fits_in_memory(files, model)
     layers = [_layer(file, tables[file], model, resident) for file in files]
     name = _entry(tables[files[0]], "model_name")
@@ -69,7 +71,7 @@ def load(folder: Path, model: Model) -> tuple[dict[str, Any], list[Path], list[T
 
 
 def _weights(folder: Path) -> list[Path]:
-    return [file for file in below(folder, WEIGHTS) if (file.parent / "cfg.json").is_file()]
+    return [file for file in below(folder, WEIGHTS) if (folder / file.parent / "cfg.json").is_file()]
 
 
 def _entry(table: dict[str, Any], key: str) -> Any:

@@ -100,3 +100,24 @@ def test_a_config_that_lists_files_of_a_repository_at_a_revision(model, cache, t
     refusal(
         ModelRejected, "layer_1/.* of the hub repository owner/weights at v1", load_transcoders, "owner/listing", model
     )
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        ["layer_{}/width_16k/average_l0_5/params.npz", "layer_{}/width_16k/average_l0_9/params.npz", "README.md"],
+        [
+            "transcoder/layer_{}_width_16k_l0_big/params.safetensors",
+            "transcoder/layer_{}_width_16k_l0_small/params.safetensors",
+        ],
+    ],
+)
+def test_several_choices_in_a_repository_are_refused_before_they_are_fetched(model, cache, monkeypatch, files):
+    listing = [f"sets/{file.format(layer)}" for layer in range(made.LAYERS) for file in files]
+    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, revision: listing)
+    monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("fetched"))
+    error = refusal(ModelRejected, "2 choices for layer 0", load_transcoders, "owner/scope@main/sets", model)
+    assert "config.yaml" in error.hint
+    listing.append("sets/config.yaml")
+    with pytest.raises(pytest.fail.Exception, match="fetched"):
+        load_transcoders("owner/scope@main/sets", model)
