@@ -23,14 +23,14 @@ from ingest.models import Model, load_model
 ACTIVE, RIDGE, SEQUENCES = 0.08, 1.0, 64
 
 
-def write_tokenizer(folder: Path) -> None:
+def write_tokenizer(folder: Path, size: int = VOCABULARY) -> None:
     """Words w0, w1, ... on white space: pad w0, bos w1, eos w2, unknown w3; it adds no special token itself."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import WhitespaceSplit
     from transformers import PreTrainedTokenizerFast
 
-    tokenizer = Tokenizer(WordLevel({f"w{i}": i for i in range(VOCABULARY)}, unk_token="w3"))
+    tokenizer = Tokenizer(WordLevel({f"w{i}": i for i in range(size)}, unk_token="w3"))
     tokenizer.pre_tokenizer = WhitespaceSplit()
     special = {"pad_token": "w0", "bos_token": "w1", "eos_token": "w2", "unk_token": "w3"}
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special).save_pretrained(folder)

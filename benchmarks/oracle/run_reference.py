@@ -9,6 +9,7 @@ the library's converters and its loading step, with norms not folded and nothing
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from circuit_tracer.transcoder.cross_layer_transcoder import load_clt
 from circuit_tracer.transcoder.single_layer_transcoder import load_transcoder_set
 from transformer_lens import HookedTransformerConfig
 from transformer_lens.pretrained import weight_conversions as convert
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 sys.path.insert(0, str(Path(__file__).parent))
 from families import PROMPTS, SETS
@@ -115,14 +116,15 @@ def _windows(hf: Any, types: list[str]) -> dict[str, Any]:
     return {"use_local_attn": True, "window_size": hf.sliding_window, "attn_types": types}
 
 
-def load_parts(folder: Path, dtype: torch.dtype = torch.float32) -> Any:
-    """The set of a folder in the reference's layout. dtype: the reference keeps a set's own otherwise."""
+def load_parts(folder: Path, lazy: bool = True) -> Any:
+    """The set of a folder in the reference's layout. lazy: read encoders and decoders from the files whenever needed."""
     config = yaml.safe_load((folder / "config.yaml").read_text())
     hooks = {key: config[key] for key in ("feature_input_hook", "feature_output_hook", "scan")}
+    own = {"device": torch.device("cpu"), "dtype": torch.float32}
     if config["model_kind"] == "cross_layer_transcoder":
-        return load_clt(str(folder), **hooks, device=torch.device("cpu"), dtype=dtype)
+        return load_clt(str(folder), **hooks, **own, lazy_encoder=False, lazy_decoder=lazy)
     files = {i: str(folder / f"layer_{i}.safetensors") for i in range(len(list(folder.glob("layer_*.safetensors"))))}
-    return load_transcoder_set(files, **hooks, device=torch.device("cpu"), dtype=dtype)
+    return load_transcoder_set(files, **hooks, **own, lazy_encoder=lazy, lazy_decoder=lazy)
 
 
 def load_replacement(model_folder: Path, parts: Any) -> Any:
@@ -133,13 +135,23 @@ def load_replacement(model_folder: Path, parts: Any) -> Any:
     assert not report["missing_keys"], report
     network.eval()
     config = lens_config(network.config)
-    model = TransformerLensReplacementModel(config, AutoTokenizer.from_pretrained(model_folder), move_to_device=False)
+    model = TransformerLensReplacementModel(config, _tokenizer(model_folder), move_to_device=False)
     state = CONVERTERS[network.config.model_type](network, config)
     # copies: the converters hand out views of tied weights
     state = {name: tensor.detach().clone().float() for name, tensor in state.items()}
     model.load_and_process_state_dict(state, fold_ln=False, center_writing_weights=False, center_unembed=False)
     model._configure_replacement_model(parts)
     return model.eval(), network
+
+
+def _tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    """Without its class, which newer versions of transformers name otherwise. TransformerLens would load it anew by name if it
+    did not claim to add a bos; ids are handed over, so it never does."""
+    table = json.loads((folder / "tokenizer_config.json").read_text())
+    special = {name: table[name] for name in ("pad_token", "bos_token", "eos_token", "unk_token") if table.get(name)}
+    return PreTrainedTokenizerFast(
+        tokenizer_file=str(folder / "tokenizer.json"), name_or_path=str(folder), add_bos_token=True, **special
+    )
 
 
 def arrays(model: Any, ids: list[int], **options: Any) -> dict[str, np.ndarray]:
