@@ -49,14 +49,13 @@ def locate(name_or_folder: str | Path, what: str, look_over: Callable[[list[Path
         )
     inside = (parts["folder"] or "").strip("/")
     from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     if look_over is not None:
         look_over(_listing(parts["name"], parts["revision"], inside))
     patterns = [f"{inside}/{pattern}" for pattern in _PATTERNS] if inside else _PATTERNS
     try:
         snapshot = Path(snapshot_download(parts["name"], revision=parts["revision"], allow_patterns=patterns))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # as in _listing
         raise ModelRejected(
             f"The {what} {text} is neither a folder nor a hub repository that can be fetched ({type(error).__name__}).",
             "Check the name, the connection and, for gated repositories, the login.",
@@ -68,14 +67,13 @@ def locate(name_or_folder: str | Path, what: str, look_over: Callable[[list[Path
 
 def _listing(name: str, revision: str | None, inside: str) -> list[Path]:
     """The files of a hub repository in a folder of it; none when the hub cannot be asked: then the cache is all there is."""
-    from httpx import HTTPError
-    from huggingface_hub import list_repo_files
-    from huggingface_hub.errors import HfHubHTTPError
+    from huggingface_hub import model_info
 
     try:
-        files = [Path(file) for file in list_repo_files(name, revision=revision)]
-    except (HfHubHTTPError, HTTPError, OSError, ValueError):
+        siblings = model_info(name, revision=revision, timeout=10).siblings or []
+    except Exception:  # its HTTP client, whose errors they are, is another one by version
         return []
+    files = [Path(sibling.rfilename) for sibling in siblings]
     return [file.relative_to(inside) for file in files if file.is_relative_to(inside)]
 
 
@@ -85,11 +83,10 @@ def fetch_file(repository: str, file: str, revision: str | None, what: str) -> P
     Raises ModelRejected.
     """
     from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
         return Path(hf_hub_download(repository, file, revision=revision))
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
+    except Exception as error:  # as in _listing
         at = f" at {revision}" if revision else ""
         raise ModelRejected(
             f"The {what} {file} of the hub repository {repository}{at} cannot be fetched ({type(error).__name__}).",

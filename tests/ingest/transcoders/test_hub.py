@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -71,6 +72,14 @@ def test_what_is_not_in_the_cache_is_one_sentence(model, sets):
         refusal(ModelRejected, "no transcoder set folder", load_transcoders, name, model)
 
 
+def test_a_hub_that_does_not_answer_is_one_sentence_or_its_cache(model, sets, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.setattr("huggingface_hub.hf_api.api.endpoint", "http://127.0.0.1:9")
+    refusal(ModelRejected, "neither a folder nor a hub repository", load_transcoders, "owner/none@v1", model)
+    assert load_transcoders("owner/set@v1", model).revision == OLD
+
+
 def test_a_model_by_name_and_revision(cache):
     write_model(repository(cache, "owner/model", main=NEW, v1=OLD) / OLD)
     loaded = load_model("owner/model@v1", device="cpu")
@@ -114,7 +123,10 @@ def test_a_config_that_lists_files_of_a_repository_at_a_revision(model, cache, t
 )
 def test_several_choices_in_a_repository_are_refused_before_they_are_fetched(model, cache, monkeypatch, files):
     listing = [f"sets/{file.format(layer)}" for layer in range(made.LAYERS) for file in files]
-    monkeypatch.setattr("huggingface_hub.list_repo_files", lambda name, revision: listing)
+    monkeypatch.setattr(
+        "huggingface_hub.model_info",
+        lambda name, revision, timeout: SimpleNamespace(siblings=[SimpleNamespace(rfilename=file) for file in listing]),
+    )
     monkeypatch.setattr("huggingface_hub.snapshot_download", lambda *a, **k: pytest.fail("fetched"))
     error = refusal(ModelRejected, "2 choices for layer 0", load_transcoders, "owner/scope@main/sets", model)
     assert "config.yaml" in error.hint
