@@ -25,6 +25,7 @@ from atlas.circuit import (
     feature_key,
     parse_feature_key,
 )
+from atlas.edges import head_weights, stored_parts
 from atlas.errors import AtlasError, InputRejected, NotFound, SchemaMismatch
 from tests.conftest import make_circuit
 
@@ -182,6 +183,44 @@ def test_a_damaged_file_is_always_refused_in_one_sentence(data) -> None:
             blob[data.draw(st.integers(0, header + 40))] = data.draw(st.integers(0, 255))
     with contextlib.suppress(AtlasError):  # anything else that escapes fails the test
         circuit_file.from_bytes(bytes(blob))
+
+
+PARTS = {
+    "heads.edge": np.zeros(2, np.uint32),
+    "heads.layer": np.zeros(2, np.int16),
+    "heads.head": np.array([-1, 0], np.int16),
+    "heads.source_position": np.zeros(2, np.int32),
+    "heads.weight": np.array([0.25, 0.25], np.float32),
+}
+
+
+def test_parts_of_edges_come_back_as_they_went() -> None:
+    circuit = make_circuit()
+    circuit.extra.update(PARTS)
+    back = circuit_file.from_bytes(circuit_file.to_bytes(circuit))
+    assert head_weights(back) == {0: (0.25, {"0.0": 0.25})}
+    assert [part.way for part in stored_parts(back, 0)] == ["straight", "head"]
+    assert head_weights(make_circuit()) == {}
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"heads.weight": None}, "not all there"),
+        ({"heads.layer": np.zeros(3, np.int16)}, "not all there, in one length"),
+        ({name: column.reshape(1, 2) for name, column in PARTS.items()}, "not all there, in one length"),
+        ({"heads.edge": np.array([0, 3], np.uint32)}, "names an edge that is not there"),
+        ({"heads.edge": np.array([-1, 0], np.int32)}, "names an edge that is not there"),
+        ({"heads.head": np.zeros(2, np.float32)}, "another dtype"),
+        ({"heads.weight": np.zeros(2, np.int32)}, "another dtype"),
+        ({"heads.weight": np.array([0, np.nan], np.float32)}, "not finite"),
+    ],
+)
+def test_parts_that_fit_no_edge_are_refused_in_one_sentence(changed, said) -> None:
+    circuit = make_circuit()
+    circuit.extra.update({name: column for name, column in (PARTS | changed).items() if column is not None})
+    with pytest.raises(InputRejected, match=f"is not a whole circuit file: .*{said}"):
+        circuit_file.from_bytes(circuit_file.to_bytes(circuit))
 
 
 def test_numpy_alone_reads_the_file() -> None:

@@ -130,6 +130,11 @@ def _computed_parts(atlas: Atlas, circuit: str, source: str, target: str) -> lis
             f"The parts of this edge are not stored, and the model {loaded.record.model.name} is not here to compute them.",
             "Name its folder and its set in a profile of atlas.toml.",
         )
+    if found.model.weights_hash != loaded.record.model.weights_hash:
+        raise ModelRejected(
+            f"The parts of this edge are not stored, and the model {loaded.record.model.name} here has other weights.",
+            "Name the folder of the model that was traced in a profile of atlas.toml.",
+        )
     targets = recorded_targets(found.model, loaded)
     return open_edge(found.model, found.transcoders, loaded, source, target, targets)
 

@@ -98,8 +98,8 @@ PUT = {
         UNWIND $rows AS row
         MATCH (source:Node {key: $prefix + row[0]})
         MATCH (target:Node {key: $prefix + row[1]})
-        MATCH (source)-[e:ATTRIBUTES {slot: row[2]}]->(target)
-        SET e.straight = row[3], e.heads = row[4], e.head_weights = row[5]
+        MATCH (source)-[e:ATTRIBUTES {slot: row[2], weight: row[3]}]->(target)
+        SET e.straight = row[4], e.heads = row[5], e.head_weights = row[6]
         """,
     "counts": "UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits + 1",
 }

@@ -193,10 +193,16 @@ def edge_rows(circuit: Circuit) -> list[list[Any]]:
 
 
 def head_rows(circuit: Circuit) -> list[list[Any]]:
-    """[source key, target key, slot, straight, heads, their weights] per opened edge; no rows where none is open."""
+    """[source key, target key, slot, weight, straight, heads, their weights] per opened edge; none where none is open.
+
+    Slot and weight tell edges between the same two nodes apart.
+    """
     e, keys = circuit.edges, circuit.keys
     return [
-        [keys[e.source[row]], keys[e.target[row]], SLOTS[e.slot[row]], straight, list(heads), list(heads.values())]
+        [
+            *(keys[e.source[row]], keys[e.target[row]], SLOTS[e.slot[row]], float(e.weight[row])),
+            *(straight, list(heads), list(heads.values())),
+        ]
         for row, (straight, heads) in head_weights(circuit).items()
     ]
 

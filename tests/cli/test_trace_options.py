@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 
-from atlas import Atlas
+from atlas import Atlas, circuit_file
+from atlas.circuit import Edges
 
 DEMO = ("--profile", "demo")
 PROMPT = "The opposite of hot is"
@@ -125,6 +127,24 @@ def test_every_edge_is_shown_with_parts_that_sum_to_it_stored_or_computed(comman
         text = command("show", made, "--edge", f"{source} -> {target}").out
         assert text.startswith(f"{source} -> {target}: weight ")
         assert len(text.splitlines()) == 2 + len(found["parts"])
+
+
+def test_a_model_of_the_name_with_other_weights_opens_no_edge(command, shared_home, tmp_path):
+    made = traced(command, "The opposite of young is", "--node-threshold", "1", "--edge-threshold", "1")["circuit"]
+    with Atlas.open(shared_home) as atlas:
+        circuit = atlas.load(made)
+    e = circuit.edges
+    circuit = replace(
+        circuit, edges=Edges(source=e.source, target=e.target, weight=e.weight * 2, slot=e.slot), extra={}
+    )
+    circuit.record.model.weights_hash = "0" * 64
+    file = tmp_path / "other.safetensors"
+    file.write_bytes(circuit_file.to_bytes(circuit))
+    other = command("import", file, "--json").json["loaded"][0]["circuit"]
+    edge = f"{circuit.keys[circuit.edges.source[0]]}->{circuit.keys[circuit.edges.target[0]]}"
+    result = command("show", other, "--edge", edge)
+    assert result.err.startswith("The parts of this edge are not stored, and the model atlas-organism here has other")
+    assert len(result.err.splitlines()) == 1
 
 
 def test_the_columns_of_a_file_of_prompts_are_the_options(command, tmp_path):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from atlas.circuit import Edges
 from atlas.edges import REST, SKIP, STRAIGHT
 from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
 from atlas.graph import FeatureRow, GraphStore, cypher
@@ -82,6 +83,17 @@ def test_the_heads_of_an_opened_edge_are_found_by_cypher(store, make_circuit, pr
         "RETURN e.heads[i] AS head, sum(e.head_weights[i]) AS weight ORDER BY head",
     ) == [["1.0", 0.125], ["1.2", -1.25]]
     assert rows(store, "MATCH ()-[e:ATTRIBUTES]->() WHERE e.heads IS NULL RETURN count(e)") == [[2]]
+
+
+def test_of_two_edges_between_the_same_nodes_only_the_opened_one_has_heads(store, make_circuit, project):
+    circuit = make_circuit()
+    circuit.edges = Edges(source=[0, 1, 1, 2], target=[1, 2, 2, 3], weight=[0.5, -1.0, 0.1, 2.0])
+
+    store.put_circuit(project(opened(circuit, edge=2)))
+
+    assert rows(store, "MATCH ()-[e:ATTRIBUTES]->() WHERE e.heads IS NOT NULL RETURN e.weight, e.heads") == [
+        [pytest.approx(0.1), ["1.2", "1.0"]]
+    ]
 
 
 def test_an_opened_edge_without_a_head_has_an_empty_list(store, make_circuit, project):
