@@ -219,6 +219,8 @@ def _full_graph(saved: _Saved) -> tuple[FullGraph, CircuitRecord, bool]:
     texts, vocabulary = _logits(saved)
     order = NodeOrder(len(selected), layers, len(ids), len(texts))
     probabilities = saved.array("logit_probabilities", (order.n_logits,), whole=False)
+    if (probabilities < 0).any():
+        raise _rejected(saved.name, "is damaged: logit_probabilities holds a number below 0.", "logit_probabilities")
     dense = saved.array("adjacency_matrix", (order.size, order.size), whole=False)
     features = active[selected]
     if len(np.unique(features, axis=0)) != len(features):

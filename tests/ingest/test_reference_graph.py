@@ -147,6 +147,17 @@ def test_older_files_with_plain_ids_and_another_configuration_are_read(save, set
     assert circuit.record.targets[0].what == f"<{ids[0]}>"
 
 
+def test_a_graph_without_active_features_is_read(save, settings):
+    entries = opened()
+    n = len(entries["selected_features"])
+    none = {key: entries[key][:0] for key in ("active_features", "selected_features", "activation_values")}
+    circuit = read_reference_graph(
+        save(entries | none | {"adjacency_matrix": entries["adjacency_matrix"][n:, n:]}), settings
+    ).circuit
+    assert not circuit.nodes.is_kind("feature").any()
+    assert len(circuit.edges)
+
+
 def test_a_target_beyond_the_vocabulary_is_a_direction(save, settings):
     entries = opened()
     entries["logit_targets"][0] = _LogitTarget("a minus b", entries["vocab_size"])
@@ -236,6 +247,7 @@ BAD = {
     "target ids as text": lambda e: e | {"logit_targets": [_LogitTarget("a", "b")] * len(e["logit_targets"])},  # type: ignore[arg-type]
     "one target often": lambda e: e | {"logit_targets": e["logit_targets"][:1] * len(e["logit_targets"])},
     "probability missing": lambda e: e | {"logit_probabilities": e["logit_probabilities"][1:]},
+    "probability below 0": lambda e: e | {"logit_probabilities": -e["logit_probabilities"]},
     "negative token": lambda e: e | {"input_tokens": e["input_tokens"] - 1000},
 }
 
