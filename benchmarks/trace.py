@@ -186,7 +186,7 @@ def main() -> int:
     parser.add_argument("--dtypes", action="store_true")
     parser.add_argument("--tiny", action="store_true", help="with --scaling: a case of seconds, to try the script")
     asked = parser.parse_args()
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 170)
     setting = {
         "device": "cpu",
         "threads": torch.get_num_threads(),

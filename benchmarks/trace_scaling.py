@@ -63,8 +63,9 @@ def random_set(model: Model, ids: list[int], features: int, active: int) -> Tran
     for x in inputs:
         encoder = torch.randn(features, model.width, generator=generator).to(x) / model.width**0.5
         decoder = torch.randn(features, model.width, generator=generator).to(x) / model.width**0.5
-        values = (x @ encoder.T)[1:].flatten()  # the first token has no features
-        cut = values.kthvalue(max(1, round(values.numel() * (1 - active / features)))).values
+        values = (x @ encoder.T)[1:].flatten().sort().values  # the first token has no features
+        last = min(max(round(values.numel() * (1 - active / features)), 1), values.numel() - 1)
+        cut = (values[last - 1] + values[last]) / 2  # between two, so that rounding decides nothing
         layers.append(Transcoder(encoder, (-cut).expand(features).clone(), decoder, torch.zeros_like(decoder[0])))
     return TranscoderSet("random", "unknown", "unknown", "random", "mlp.hook_in", "hook_mlp_out", layers)
 

@@ -1,0 +1,55 @@
+"""The benchmarks of tracing, on cases of a second."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from benchmarks import trace_dtypes, trace_flops, trace_reference, trace_scaling
+from ingest.models import load_model
+from ingest.trace import attribute
+from ingest.transcoders import load_transcoders
+from tests.ingest.trace.test_reference import FAMILY_DATA, reference
+
+
+@pytest.mark.parametrize("pair", ["qwen2/plt_relu", "qwen3/plt_jumprelu_skip", "gpt2/plt_skip", "gpt_neox/plt_skip"])
+def test_the_least_has_one_product_for_every_edge_and_ours_is_less_than_twice_that(pair):
+    model = load_model(FAMILY_DATA / pair.split("/")[0] / "model", device="cpu")
+    parts = load_transcoders(FAMILY_DATA / pair, model)
+    ids = reference(f"{pair}/long")["input_ids"].tolist()
+    counted = trace_flops.count(model, parts, ids)
+    assert counted.edges == attribute(model, parts, ids).matrix.nnz
+    assert 1 <= counted.multiple < 2
+
+
+def test_half_precision_is_near_and_float32_is_itself():
+    found = trace_dtypes.measure(["gemma2/plt_skip_inner"])["gemma2/plt_skip_inner"]
+    assert set(found) == {"bfloat16", "float16"}
+    for row in found.values():
+        assert row["overlap_least"] > 0.9
+        assert row["edges_least"] > 0.99
+        assert row["influence_least"] > 0.99
+    assert found["float16"]["edges"] > found["bfloat16"]["edges"]
+
+
+def test_scaling_gives_an_exponent_for_each_size():
+    found = trace_scaling.measure(trace_scaling.TINY, doublings=1, repeat=1)
+    assert set(found) == {"base", "layers", "width", "features", "active", "tokens"}
+    assert found["layers"]["exponents"]["multiply_adds"] > 1  # twice the rows, and each has farther to go
+    assert found["width"]["sizes"] == [32, 64]
+
+
+def test_files_of_a_pair_in_memory_trace_alike_and_one_engine_reports_itself(tmp_path):
+    model, parts, ids = trace_scaling.build(trace_scaling.TINY)
+    folders = trace_reference.write_pair(model, parts, tmp_path)
+    command = [sys.executable, str(trace_reference.SIDE), "ours", *map(str, folders), "--repeat", "1", "--flops"]
+    done = subprocess.run([*command, "--ids", ",".join(map(str, ids))], capture_output=True, text=True, check=True)
+    found = json.loads(done.stdout)
+    graph = attribute(model, parts, ids)
+    assert (found["nodes"], found["edges"]) == (graph.order.size, graph.matrix.nnz)
+    assert found["multiply_adds"] > trace_flops.spent(model, parts, ids)
+    failed = subprocess.run([*command, "--ids", "5,100000"], capture_output=True, text=True, check=True)
+    assert "failed" in json.loads(failed.stdout)
