@@ -81,6 +81,7 @@ def root(
         logs.setup(verbose=verbose)
     if not verbose:
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # it sets its own level when it is imported
+        logging.getLogger("transformers").setLevel(logging.ERROR)  # or has been
 
 
 def main(arguments: list[str] | None = None) -> None:

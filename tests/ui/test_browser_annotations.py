@@ -26,10 +26,11 @@ def atlas(filled: Filled) -> Iterator[Atlas]:
 
 
 @pytest.fixture(scope="module")
-def circuit(atlas: Atlas) -> Circuit:
+def circuit(atlas: Atlas) -> Iterator[Circuit]:
     made = make_circuit("the river", features=(26, 27))
     atlas.add(made)
-    return made
+    yield made
+    atlas.delete(made.id)  # the home is that of all tests of pages, which count its circuits
 
 
 def card(page, text: str):
