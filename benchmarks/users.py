@@ -70,7 +70,12 @@ class Users:
     def _live(self, number: int) -> None:
         rng = random.Random(number)
         with Atlas.open(self.address, token=self.tokens[number]) as atlas:
-            circuits = [row.id for row in atlas.circuits(limit=200)]
+            rows = atlas.circuits(limit=200)
+            circuits = [row.id for row in rows]
+            alike = defaultdict(list)  # only circuits of one transcoder set can be compared
+            for row in rows:
+                alike[row.transcoders].append(row.id)
+            pairs = [ids for ids in alike.values() if len(ids) > 1]
             features = [hit.feature for hit in atlas.search("city", limit=20)]
             deeds = {
                 "search": (4, lambda: atlas.search(rng.choice(WORDS), limit=20)),
@@ -78,7 +83,7 @@ class Users:
                 "show": (3, lambda: atlas.show(rng.choice(circuits))),
                 "feature": (2, lambda: atlas.feature(rng.choice(features))),
                 "paths": (2, lambda: self._paths(atlas, rng, circuits)),
-                "compare": (1, lambda: atlas.compare(*rng.sample(circuits, 2))),
+                "compare": (1, lambda: atlas.compare(*rng.sample(rng.choice(pairs), 2))),
                 "annotate": (2, lambda: atlas.annotate(rng.choice(circuits), "note", f"seen by {number}")),
                 "annotations": (1, lambda: atlas.annotations(rng.choice(circuits))),
                 "cypher": (1, lambda: atlas.cypher("MATCH (f:Feature) RETURN f.model AS model, count(*) AS n")),

@@ -222,6 +222,7 @@ def main() -> int:
     server = servers.embedded_server if asked.catalog == "sqlite" else servers.postgres_server
     began, fault, figures = time.monotonic(), "", {}
     with tempfile.TemporaryDirectory(prefix="atlas-chaos-") as folder, server(Path(folder)) as (settings, _):
+        settings = settings.model_copy(update={"cypher_timeout_seconds": 300.0})  # the check reads everything
         try:
             figures = play(settings, Path(folder), asked.rounds, asked.seed, lambda row: console.print(row))
         except AssertionError as error:
