@@ -121,10 +121,11 @@ def test_cypher_reads_and_refuses_to_write(filled) -> None:
 
 
 def test_rebuild_up_and_doctor(filled) -> None:
-    atlas_command, ids = filled
+    atlas_command, _ = filled
+    there = len(atlas_command("circuits", "--json").json)  # the home is that of all tests of verbs
     before = atlas_command("cypher", "MATCH (n:Node) RETURN count(n) AS n", "--json").json
     rebuilt = atlas_command("rebuild", "--json")
-    assert rebuilt.json["circuits"] == len(ids)
+    assert rebuilt.json["circuits"] == there >= 3
     assert atlas_command("cypher", "MATCH (n:Node) RETURN count(n) AS n", "--json").json == before
     assert "127.0.0.1" in atlas_command("up", "--json").json["address"]
     checks = atlas_command("doctor", "--json")
