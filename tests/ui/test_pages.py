@@ -137,7 +137,7 @@ def test_pins_of_the_file_are_shown_at_first(at_home: Filled):
 
 
 def test_the_scores_tab_says_what_the_numbers_do_not_mean(at_home: Filled):
-    assert "no intervention has tested this circuit" in shown(opened("circuit", circuit=at_home.capital.id))
+    assert "no intervention has borne this circuit out" in shown(opened("circuit", circuit=at_home.capital.id))
 
 
 def test_search_finds_a_feature_and_keeps_the_question_in_the_address(at_home: Filled):
