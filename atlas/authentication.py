@@ -53,13 +53,8 @@ def sign_in(atlas: AtlasBase, name: str, secret: str) -> tuple[str, PersonRow]:
             token, person = _of_token(session, secret)
         fits = person is not None and credentials.same(person.folded, store.folded(name))
     else:
-        attempts, token = _attempts_of(atlas), None
-        attempts.take(store.folded(name))
-        with atlas.catalog.read() as session:
-            person = store.find(session, name)
-        fits = credentials.is_password(person.password_hash if person else None, secret)
-        if fits:
-            attempts.forget(store.folded(name))
+        token, person = None, _with_password(atlas, name, secret)
+        fits = person is not None
     if not fits or person is None:
         raise AccessDenied(
             "The name, or the password or token, is wrong.", "Check both; an admin can set a new password."
@@ -117,14 +112,19 @@ def with_email(atlas: A, email: str) -> A:
 
 def proves(atlas: AtlasBase, name: str, password: str) -> bool:
     """Whether this is the password of that account, e.g. before it is changed. Counts as a try to sign in."""
+    return _with_password(atlas, name, password) is not None
+
+
+def _with_password(atlas: AtlasBase, name: str, password: str) -> Person | None:
+    """The person, disabled or not, whose password this is. Every call counts as a try until one fits."""
     attempts = _attempts_of(atlas)
     attempts.take(store.folded(name))
     with atlas.catalog.read() as session:
         person = store.find(session, name)
-    fits = credentials.is_password(person.password_hash if person else None, password)
-    if fits:
-        attempts.forget(store.folded(name))
-    return fits
+    if not credentials.is_password(person.password_hash if person else None, password):
+        return None
+    attempts.forget(store.folded(name))
+    return person
 
 
 def cookie_secret(atlas: AtlasBase) -> bytes:

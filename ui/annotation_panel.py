@@ -17,7 +17,7 @@ from atlas.group_records import AnnotationKind, AnnotationRow
 from ui import markup, work
 from ui.listing import DEEDS, subject_link, when
 from ui.markup import Safe
-from ui.shared import fragment, get_atlas, guarded, heading, note, problem, show
+from ui.shared import fragment, get_atlas, guarded, heading, note, show, tell_once
 
 MOST = 50
 KIND_NAMES = {"note": "Note", "tag": "Tag", "name": "Name", "supernode": "Supernode"}
@@ -44,7 +44,7 @@ def panel(subjects: Mapping[str, str], pins: tuple[str, ...] = (), place: str = 
     if history:
         with guarded():
             rows = _rows(atlas, subjects, history=True)
-    _said()
+    tell_once(_SAID)
     if not rows:
         note("Nobody has said anything here yet." if may else "Nobody has said anything here yet; editors can.")
     own = next(iter(subjects.values()))
@@ -185,11 +185,3 @@ def _do(said: str, verb: Callable[[], AnnotationRow], kind: AnnotationKind) -> N
     else:
         st.session_state[_SAID] = said
         st.session_state[_AGAIN] = kind != "note"
-
-
-def _said() -> None:
-    told = st.session_state.pop(_SAID, None)
-    if isinstance(told, AtlasError):
-        problem(told)
-    elif told:
-        show(markup.tag("p", told, cls="ca-line", role="status"))

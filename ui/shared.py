@@ -92,6 +92,15 @@ def problem(error: AtlasError) -> None:
     show(markup.tag("div", markup.tag("p", markup.ticked(error.message)), *hint, cls="ca-alert", role="alert"))
 
 
+def tell_once(key: str) -> None:
+    """Show what an earlier run left in the session under `key`, a sentence or an error, and forget it."""
+    told = st.session_state.pop(key, None)
+    if isinstance(told, AtlasError):
+        problem(told)
+    elif told:
+        show(markup.tag("p", told, cls="ca-line", role="status"))
+
+
 @contextlib.contextmanager
 def guarded() -> Iterator[None]:
     """A failure that the reader can mend is shown as its two sentences and ends the page there."""

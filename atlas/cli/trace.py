@@ -187,19 +187,17 @@ def _dry_run(
 ) -> int:
     from ingest.models import load_model
     from ingest.trace.estimate import estimate_trace
-    from ingest.trace.prompt import continued, prompt_ids
-    from ingest.trace.targets import parse_targets
+    from ingest.trace.run import understood
     from ingest.transcoders import load_transcoders
 
     loaded = load_model(model, device=device, dtype=dtype)
-    ids = prompt_ids(loaded, prompt, token_ids, common["chat"])
-    ids, written = continued(loaded, ids, common["continue_by"], common["at"])
-    names = common["targets"] or ([written] if written is not None else None)
+    how = {name: common[name] for name in ("targets", "chat", "continue_by", "at")}
+    ids, targets = understood(loaded, prompt, token_ids, **how)
     result = estimate_trace(
         loaded,
         load_transcoders(transcoders, loaded),
         ids,
-        targets=None if names is None else parse_targets(loaded, names),
+        targets=targets,
         max_features=common["max_features"],
     )
 
@@ -316,7 +314,7 @@ def _trace_here(
     """Trace one after the other; a row that cannot be traced joins `rejected`. Run again, it finds what is done."""
     with extra("ingest", "`atlas trace`"):
         from ingest.trace import trace as trace_prompt
-        from ingest.worker.models import LoadedModels
+        from ingest.worker.models import LoadedModels, trace_arguments
     models = LoadedModels(atlas.settings, device, dtype)
     traced: list[dict[str, Any]] = []
     with progress_bar("Tracing", json) as report:
@@ -324,8 +322,8 @@ def _trace_here(
             report(number, len(requests), f"line {line}")
             try:
                 model, transcoders = models.get(request)
-                arguments = request.model_dump(exclude={"prompt", "model", "transcoders", "profile"})
-                result = trace_prompt(atlas, request.prompt, model=model, transcoders=transcoders, **arguments)
+                rest = trace_arguments(request)
+                result = trace_prompt(atlas, request.prompt, model=model, transcoders=transcoders, **rest)
             except (InputRejected, ModelRejected, UsageError) as error:
                 rejected.append(RejectedRow(line=line, reason=str(error)))
             else:

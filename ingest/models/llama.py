@@ -22,24 +22,26 @@ class LlamaModel(DecoderModel):
 
     @property
     def final_norm(self) -> Norm:
-        return _norm(self.body.norm)
+        return self.norm(self.body.norm)
+
+    def norm(self, module: Any) -> Norm:
+        return Norm(module, module.weight, module.variance_epsilon)
+
+    def norms_around_mlp(self, layer: Any) -> dict[str, Norm]:
+        return {"mlp_norm": self.norm(layer.post_attention_layernorm)}
 
     def blocks(self) -> list[Block]:
         return [
             Block(
-                attention_norm=_norm(layer.input_layernorm),
+                attention_norm=self.norm(layer.input_layernorm),
                 attention=layer.self_attn,
                 value_weight=layer.self_attn.v_proj.weight,
                 value_bias=layer.self_attn.v_proj.bias,
                 output_weight=layer.self_attn.o_proj.weight,
                 output_bias=layer.self_attn.o_proj.bias,
                 head_size=layer.self_attn.head_dim,
-                mlp_norm=_norm(layer.post_attention_layernorm),
                 mlp=layer.mlp,
+                **self.norms_around_mlp(layer),
             )
             for layer in self.body.layers
         ]
-
-
-def _norm(module: Any) -> Norm:
-    return Norm(module, module.weight, module.variance_epsilon)

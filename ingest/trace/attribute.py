@@ -64,6 +64,19 @@ def attribute(
     Raises ModelRejected (a pair that does not fit, a row that does not fit into memory) or InputRejected (targets).
     """
     ready = prepare(model, transcoders, token_ids, targets, logit_token_ids, max_logits, logit_mass)
+    return attribute_prepared(ready, max_features=max_features, batch_size=batch_size, progress=progress, warn=warn)
+
+
+@torch.inference_mode()
+def attribute_prepared(
+    ready: Prepared,
+    *,
+    max_features: int | None = None,
+    batch_size: int | None = None,
+    progress: Progress | None = None,
+    warn: Warn | None = None,
+) -> FullGraph:
+    """As `attribute`, for who needs what was prepared afterwards too."""
     if max_features is not None and max_features < len(ready.explained):
         raise InputRejected(
             f"At most {max_features} features leave out some of the {len(ready.explained)} that are to be explained.",
@@ -72,7 +85,7 @@ def attribute(
     variance = ready.explained_variance()
     if variance < 0:
         (warn or LOG.warning)(
-            f"The transcoder set {transcoders.name} explains less of the MLPs of {model.name} on this prompt than a constant "
+            f"The transcoder set {ready.transcoders.name} explains less of the MLPs of {ready.model_name} on this prompt than a constant "
             f"would (explained variance {variance:.2f}): it may be of another model or revision."
         )
     order, sources, above = ready.order, ready.sources, ready.above
@@ -86,7 +99,7 @@ def attribute(
     pre[order.logits] = above.values
     return FullGraph(
         order=order,
-        token_ids=list(token_ids),
+        token_ids=ready.token_ids,
         features=sources.features.numpy().astype(np.int32),
         activations=sources.activations.cpu().numpy(),
         logit_token_ids=above.ids,
@@ -115,6 +128,9 @@ def attribute(
 class Prepared:
     """Everything before the first backward pass."""
 
+    model_name: str
+    transcoders: TranscoderSet
+    token_ids: list[int]
     frozen: Frozen
     sources: Sources
     above: Targets
@@ -171,7 +187,7 @@ def prepare(
     order = NodeOrder(len(sources.features), model.n_layers, len(ids), len(above.ids))
     explained = _feature_targets(specs, sources, len(ids))
     engine = Backward(frozen, transcoders, sources, order, above)
-    return Prepared(frozen, sources, above, order, specs, explained, engine)
+    return Prepared(model.name, transcoders, ids, frozen, sources, above, order, specs, explained, engine)
 
 
 def _specs(

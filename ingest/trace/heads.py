@@ -21,7 +21,7 @@ from atlas.edges import REST, SKIP, STRAIGHT, edge_part, edge_row
 from atlas.errors import NotFound
 from atlas.records import EdgePart
 from ingest.models.base import Model
-from ingest.trace.attribute import prepare
+from ingest.trace.attribute import Prepared, prepare
 from ingest.trace.targets import TargetSpec
 from ingest.transcoders.set import TranscoderSet
 
@@ -64,17 +64,16 @@ class _Reading:
 class EdgeSplitter:
     """One prompt, frozen once, for any number of edges. Node rows are those of `order`, as `attribute` gives them."""
 
-    def __init__(
-        self,
-        model: Model,
-        transcoders: TranscoderSet,
-        token_ids: Sequence[int],
-        targets: Sequence[TargetSpec],
-    ) -> None:
-        """targets: `FullGraph.targets`. Raises as `attribute` does."""
-        ready = prepare(model, transcoders, token_ids, targets, None, 0, 0.0)
+    def __init__(self, ready: Prepared) -> None:
         self.frozen, self.sources, self.targets, self.order = ready.frozen, ready.sources, ready.above, ready.order
-        self.transcoders = transcoders
+        self.transcoders = ready.transcoders
+
+    @classmethod
+    def of_prompt(
+        cls, model: Model, transcoders: TranscoderSet, token_ids: Sequence[int], targets: Sequence[TargetSpec]
+    ) -> EdgeSplitter:
+        """targets: `FullGraph.targets`. Raises as `attribute` does."""
+        return cls(prepare(model, transcoders, token_ids, targets, None, 0, 0.0))
 
     @torch.inference_mode()
     def split(self, source: np.ndarray, target: np.ndarray) -> EdgeParts:
@@ -223,7 +222,7 @@ def open_edge(
 ) -> list[EdgePart]:
     """The parts of any edge of a traced circuit, computed. `targets`: what it explains. Raises NotFound."""
     row = edge_row(circuit, source, target)
-    splitter = EdgeSplitter(model, transcoders, circuit.record.examples[0].token_ids or [], targets)
+    splitter = EdgeSplitter.of_prompt(model, transcoders, circuit.record.examples[0].token_ids or [], targets)
     ends = (
         splitter.row(circuit, int(circuit.edges.source[row])),
         splitter.row(circuit, int(circuit.edges.target[row])),

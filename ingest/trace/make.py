@@ -11,7 +11,7 @@ import numpy as np
 from atlas.circuit import Circuit, CircuitRecord, Edges, Nodes, Scores
 from ingest.models import Model
 from ingest.trace.assemble import assemble, kept_columns
-from ingest.trace.attribute import Progress, Warn, attribute
+from ingest.trace.attribute import Progress, Warn, attribute_prepared, prepare
 from ingest.trace.diffusion import effective_paths, influence_lost
 from ingest.trace.graph import FullGraph
 from ingest.trace.heads import EdgeSplitter
@@ -52,24 +52,23 @@ def traced(
     """
     parameters = asked.method.parameters
     ids = asked.examples[0].token_ids or []
-    full = attribute(
+    ready = prepare(
         model,
         transcoders,
         ids,
-        targets=targets,
-        max_logits=parameters["max_logits"] or 0,
-        logit_mass=parameters["logit_mass"] or 0.0,
-        max_features=parameters["max_features"],
-        batch_size=batch_size,
-        progress=progress,
-        warn=warn,
+        targets,
+        None,
+        parameters["max_logits"] or 0,
+        parameters["logit_mass"] or 0.0,
+    )
+    full = attribute_prepared(
+        ready, max_features=parameters["max_features"], batch_size=batch_size, progress=progress, warn=warn
     )
     nodes, edges, summary, rows = cut(full, asked)
     circuit = assemble(model, asked, full, nodes, edges, summary, actor)
     if opened_edges and len(edges):
         strongest = strongest_edges(circuit, opened_edges)
-        splitter = EdgeSplitter(model, transcoders, ids, full.targets)
-        parts = splitter.split(rows[edges.source[strongest]], rows[edges.target[strongest]])
+        parts = EdgeSplitter(ready).split(rows[edges.source[strongest]], rows[edges.target[strongest]])
         circuit.extra.update(parts.tensors(strongest))
     return circuit, full
 

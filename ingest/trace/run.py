@@ -65,11 +65,7 @@ def trace(
         model = load_model(model)
     if not isinstance(transcoders, TranscoderSet):
         transcoders = load_transcoders(transcoders, model)
-    ids = prompt_ids(model, prompt, token_ids, chat)
-    ids, written = continued(model, ids, continue_by, at)
-    if written is not None and targets is None:
-        targets = [written]
-    specs = None if targets is None else parse_targets(model, targets)
+    ids, specs = understood(model, prompt, token_ids, targets, chat=chat, continue_by=continue_by, at=at)
     parameters = {
         "targets": specs and _described(specs),
         "max_logits": None if specs else max_logits,
@@ -111,6 +107,23 @@ def trace(
         settings=_settings(model, transcoders, circuit.record),
         seconds=round(time.monotonic() - began, 3),
     )
+
+
+def understood(
+    model: Model,
+    prompt: str | None,
+    token_ids: Sequence[int] | None,
+    targets: Sequence[str | int | TargetSpec] | None,
+    *,
+    chat: bool,
+    continue_by: int,
+    at: int | None,
+) -> tuple[list[int], list[TargetSpec] | None]:
+    """(ids to trace, what to explain or None for the likeliest tokens). Arguments and errors as of `trace`."""
+    ids, written = continued(model, prompt_ids(model, prompt, token_ids, chat), continue_by, at)
+    if written is not None and targets is None:
+        targets = [written]
+    return ids, None if targets is None else parse_targets(model, targets)
 
 
 def prune_circuit(

@@ -53,6 +53,11 @@ class LoadedModels:
             torch.cuda.empty_cache()
 
 
+def trace_arguments(request: TraceRequest) -> dict[str, Any]:
+    """What `ingest.trace` takes of a request, besides the prompt and the loaded pair."""
+    return request.model_dump(exclude={"prompt", "model", "transcoders", "profile"})
+
+
 def places(settings: Settings, request: TraceRequest) -> tuple[str, str]:
     """Where the model and the set are: folders or hub names. Raises UsageError for an unknown profile."""
     if request.profile is None:

@@ -17,7 +17,7 @@ from atlas.catalog.tables import Person
 from atlas.errors import AtlasError, StoreUnavailable
 from atlas.group_records import TraceRequest
 from atlas.jobs import LabelRequest, RebuildRequest
-from ingest.worker.models import LoadedModels
+from ingest.worker.models import LoadedModels, trace_arguments
 
 LOG = logging.getLogger("ingest.worker")
 REPORT_SECONDS = 0.5  # at most so often the row is told how far a job is
@@ -132,16 +132,7 @@ def _trace(atlas: Atlas, claim: Claim, models: LoadedModels, report: Report) -> 
         request.prompt,
         model=model,
         transcoders=transcoders,
-        token_ids=request.token_ids,
-        targets=request.targets,
-        max_features=request.max_features,
-        node_threshold=request.node_threshold,
-        edge_threshold=request.edge_threshold,
-        chat=request.chat,
-        continue_by=request.continue_by,
-        at=request.at,
-        collection=request.collection,
-        again=request.again,
+        **trace_arguments(request),
         origin={"job": claim.id, "worker": claim.worker},
         progress=report,
     )

@@ -13,7 +13,7 @@ from atlas.records import CircuitRow
 from ui import markup, work
 from ui.annotation_panel import panel
 from ui.listing import circuit_name, circuit_table, when
-from ui.shared import asked, begin, get_atlas, guarded, note, problem, remember, show
+from ui.shared import asked, begin, get_atlas, guarded, note, remember, show, tell_once
 
 MOST = 500  # circuits offered and listed
 _SAID = "collections_said"
@@ -35,14 +35,6 @@ def do(said: str, verb: Callable[[], object], ok: Callable[[], None] | None = No
     st.session_state[_SAID] = said
     if ok is not None:
         ok()
-
-
-def told() -> None:
-    last = st.session_state.pop(_SAID, None)
-    if isinstance(last, AtlasError):
-        problem(last)
-    elif last:
-        show(markup.tag("p", last, cls="ca-line", role="status"))
 
 
 def value(key: str) -> str:
@@ -97,7 +89,7 @@ def one(info: CollectionInfo) -> None:
             cls="ca-meta",
         ),
     )
-    told()
+    tell_once(_SAID)
     with guarded():
         rows = atlas.circuits(collection=info.name, limit=MOST)
     if rows:
@@ -180,9 +172,9 @@ if asked("collection"):
     if found:
         one(found[0])
     else:
-        told()
+        tell_once(_SAID)
         note("There is no collection of that name; it may have been renamed or deleted.")
         show(markup.tag("p", markup.link("collections", "All collections"), cls="ca-line"))
 else:
-    told()
+    tell_once(_SAID)
     all_of_them()

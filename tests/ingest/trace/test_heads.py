@@ -26,7 +26,7 @@ def check_sums(model, transcoders, prompt) -> None:
     edges = graph.matrix.tocoo()
     picked = np.random.default_rng(0).choice(edges.nnz, min(400, edges.nnz), replace=False)
     source, target, weight = edges.col[picked], edges.row[picked], edges.data[picked]
-    parts = EdgeSplitter(model, transcoders, prompt, graph.targets).split(source, target)
+    parts = EdgeSplitter.of_prompt(model, transcoders, prompt, graph.targets).split(source, target)
     total = np.bincount(parts.edge, weights=parts.weight, minlength=len(picked))
     np.testing.assert_allclose(total, weight, atol=1e-5 * np.abs(weight).max())
     assert (parts.head >= 0).any()
@@ -48,7 +48,7 @@ def test_a_part_is_what_its_head_moves_in_a_model_of_one_layer_of_attention(tiny
     graph = attribute(tiny, tiny_set, PROMPT)
     row = int(np.flatnonzero((graph.features[:, 0] == 0) & (graph.features[:, 1] == 4))[0])
     sources = np.arange(graph.order.tokens.start, graph.order.tokens.start + 5)
-    parts = EdgeSplitter(tiny, tiny_set, PROMPT, graph.targets).split(sources, np.full(5, row))
+    parts = EdgeSplitter.of_prompt(tiny, tiny_set, PROMPT, graph.targets).split(sources, np.full(5, row))
     out = tiny.network(torch.tensor([PROMPT]), output_attentions=True)
     block, body = tiny.network.model.layers[0], tiny.network.model
     embedded = body.embed_tokens.weight[PROMPT].double()
