@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from atlas.catalog.annotation_log import checked_text, fold, taken_back
@@ -44,28 +44,26 @@ def texts(log: list[Annotation]) -> dict[str, str]:
 
 
 def simple_model(log: list[Annotation]) -> dict[str, str]:
-    """Switches that are thrown as the entries come: an undo turns its entry off, and with an undo what that one turned off on."""
-    on: dict[str, bool] = {}
-    by_id = {each.id: each for each in log}
+    """The definition word for word: an entry holds unless an undo that holds takes it back."""
 
-    def throw(target: str, value: bool) -> None:
-        on[target] = value
-        undone = by_id[target].undoes
-        if undone is not None:
-            throw(undone, not value)
+    def holds(target: Annotation) -> bool:
+        return not any(each.undoes == target.id and holds(each) for each in log)
 
-    for each in log:
-        throw(each.id, True)
     now: dict[str, str] = {}
     for each in log:
-        if on[each.id] and each.action in ("add", "change"):
+        if holds(each) and each.action in ("add", "change"):
             now[each.thread] = each.text
     for each in log:
-        if (each.action == "add" and not on[each.id]) or (each.action == "remove" and on[each.id]):
+        if holds(each) == (each.action == "remove") and each.action in ("add", "remove"):
             now.pop(each.thread, None)
     return now
 
 
+# two undos of one entry that both hold, of which one is taken back: the entry stays undone
+TWO_UNDOS = [("add", 0), ("undo", 0), ("undo", 1), ("undo", 0), ("undo", 2), ("undo", 3)]
+
+
+@example(TWO_UNDOS)
 @given(steps)
 def test_the_fold_of_any_log_is_what_the_simple_model_says(sequence: list[Step]) -> None:
     log = written(sequence)
