@@ -7,7 +7,8 @@ attention pattern (a scale per query and per key), norm weights and a LayerNorm'
 from __future__ import annotations
 
 from abc import abstractmethod
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -47,17 +48,34 @@ class Norm:
 
 
 @dataclass
+class Projection:
+    """The queries, keys or values of all heads: some columns of what a module puts out (all, where it makes nothing else)."""
+
+    module: nn.Module
+    weight: torch.Tensor  # (heads * h, d)
+    bias: torch.Tensor | None = None  # (heads * h,)
+    columns: slice | torch.Tensor = field(default_factory=lambda: slice(None))  # of the module's output
+
+    @classmethod
+    def linear(cls, module: nn.Linear) -> Projection:
+        return cls(module, module.weight, module.bias)
+
+
+@dataclass
 class Block:
     """The parts of one layer. n key/value heads of size h; query heads are a multiple of n. d width of the stream."""
 
+    layer: nn.Module  # the stream in (first argument), the stream out
     attention_norm: Norm
     attention: nn.Module  # returns (output, pattern, ...)
-    value_weight: torch.Tensor  # (n * h, d)
+    query: Projection
+    key: Projection
+    value: Projection
+    output: nn.Module  # (heads * h) of all heads in (first argument), d out
     output_weight: torch.Tensor  # (d, heads * h)
     head_size: int
     mlp_norm: Norm
     mlp: nn.Module
-    value_bias: torch.Tensor | None = None
     output_bias: torch.Tensor | None = None
     post_attention_norm: Norm | None = None
     post_mlp_norm: Norm | None = None
@@ -84,6 +102,10 @@ class DecoderModel(Model):
 
     @abstractmethod
     def blocks(self) -> list[Block]: ...
+
+    def ungrouped(self) -> AbstractContextManager[None]:
+        """Within it every query head has a key and a value head of its own; what the network computes stays the same."""
+        return nullcontext()
 
     def position_vectors(self, length: int) -> torch.Tensor | None:
         """(P, d) learned positions as they enter the stream, None for a family without."""
@@ -176,9 +198,9 @@ class FrozenDecoder(Frozen):
             after = None if post is None else post.scale(seen["attention", i])  # (P, 1) per query
             if after is not None:
                 pattern = pattern * after
-            kv_heads = block.value_weight.shape[0] // block.head_size
+            kv_heads = block.value.weight.shape[0] // block.head_size
             self.patterns.append(pattern.unflatten(0, (kv_heads, -1)))
-            self.values.append(norm.centre(block.value_weight * norm.weight).contiguous())
+            self.values.append(norm.centre(block.value.weight * norm.weight).contiguous())
             self.heads.append(block.output_weight if post is None else post.weight[:, None] * block.output_weight)
             self.attention_constants.append(_attention_constant(block, self.patterns[-1].shape[1], after))
 
@@ -273,9 +295,9 @@ def _at_input_hook(seen: Seen, layer: int, norm: Norm, input_hook: str) -> torch
 
 def _attention_constant(block: Block, group: int, after: torch.Tensor | None) -> torch.Tensor | None:
     """(1 or P, d) what biases add through attention at every position (a softmax row sums to 1); None without biases."""
-    values = block.value_bias
+    values = block.value.bias
     if block.attention_norm.bias is not None:
-        through = block.value_weight @ block.attention_norm.bias
+        through = block.value.weight @ block.attention_norm.bias
         values = through if values is None else values + through
     constant = block.output_bias
     if values is not None:

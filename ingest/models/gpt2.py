@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from ingest.models.decoder import Block, DecoderModel, Norm
+from ingest.models.decoder import Block, DecoderModel, Norm, Projection
 
 
 class GPT2Model(DecoderModel):
@@ -26,13 +26,15 @@ class GPT2Model(DecoderModel):
         return self.body.wpe.weight[:length]
 
     def blocks(self) -> list[Block]:
-        d = self.width
         return [
             Block(
+                layer=layer,
                 attention_norm=Norm.layer_norm(layer.ln_1),
                 attention=layer.attn,
-                value_weight=layer.attn.c_attn.weight[:, 2 * d :].T,
-                value_bias=layer.attn.c_attn.bias[2 * d :],
+                query=_third(layer.attn.c_attn, 0),
+                key=_third(layer.attn.c_attn, 1),
+                value=_third(layer.attn.c_attn, 2),
+                output=layer.attn.c_proj,
                 output_weight=layer.attn.c_proj.weight.T,
                 output_bias=layer.attn.c_proj.bias,
                 head_size=layer.attn.head_dim,
@@ -41,3 +43,10 @@ class GPT2Model(DecoderModel):
             )
             for layer in self.body.h
         ]
+
+
+def _third(fused: Any, which: int) -> Projection:
+    """Queries, keys and values lie one after the other in (d, 3 * d)."""
+    width = fused.weight.shape[1] // 3
+    columns = slice(which * width, (which + 1) * width)
+    return Projection(fused, fused.weight[:, columns].T, fused.bias[columns], columns)

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ingest.models.decoder import Block, DecoderModel, Norm
+import torch
+
+from ingest.models.decoder import Block, DecoderModel, Norm, Projection
 
 
 class GPTNeoXModel(DecoderModel):
@@ -28,10 +30,13 @@ class GPTNeoXModel(DecoderModel):
     def blocks(self) -> list[Block]:
         return [
             Block(
+                layer=layer,
                 attention_norm=Norm.layer_norm(layer.input_layernorm),
                 attention=layer.attention,
-                value_weight=_values(layer.attention.query_key_value.weight, layer.attention.head_size),
-                value_bias=_values(layer.attention.query_key_value.bias, layer.attention.head_size),
+                query=_part(layer.attention, 0),
+                key=_part(layer.attention, 1),
+                value=_part(layer.attention, 2),
+                output=layer.attention.dense,
                 output_weight=layer.attention.dense.weight,
                 output_bias=layer.attention.dense.bias,
                 head_size=layer.attention.head_size,
@@ -42,6 +47,9 @@ class GPTNeoXModel(DecoderModel):
         ]
 
 
-def _values(fused: Any, head_size: int) -> Any:
-    """The value rows of (heads * 3 * head_size, ...), by head."""
-    return None if fused is None else fused.unflatten(0, (-1, 3, head_size))[:, 2].flatten(0, 1)
+def _part(attention: Any, which: int) -> Projection:
+    """Queries, keys and values of one head lie one after the other: (heads * 3 * head_size, d)."""
+    fused, size = attention.query_key_value, attention.head_size
+    columns = torch.arange(fused.weight.shape[0], device=fused.weight.device).view(-1, 3, size)[:, which].flatten()
+    bias = None if fused.bias is None else fused.bias[columns]
+    return Projection(fused, fused.weight[columns], bias, columns)

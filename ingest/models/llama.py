@@ -6,9 +6,14 @@ only shape the attention patterns, which are frozen, and a constant (the value b
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
-from ingest.models.decoder import Block, DecoderModel, Norm
+import torch
+from torch import nn
+
+from ingest.models.decoder import Block, DecoderModel, Norm, Projection
 
 
 class LlamaModel(DecoderModel):
@@ -33,10 +38,13 @@ class LlamaModel(DecoderModel):
     def blocks(self) -> list[Block]:
         return [
             Block(
+                layer=layer,
                 attention_norm=self.norm(layer.input_layernorm),
                 attention=layer.self_attn,
-                value_weight=layer.self_attn.v_proj.weight,
-                value_bias=layer.self_attn.v_proj.bias,
+                query=Projection.linear(layer.self_attn.q_proj),
+                key=Projection.linear(layer.self_attn.k_proj),
+                value=Projection.linear(layer.self_attn.v_proj),
+                output=layer.self_attn.o_proj,
                 output_weight=layer.self_attn.o_proj.weight,
                 output_bias=layer.self_attn.o_proj.bias,
                 head_size=layer.self_attn.head_dim,
@@ -45,3 +53,36 @@ class LlamaModel(DecoderModel):
             )
             for layer in self.body.layers
         ]
+
+    @contextmanager
+    def ungrouped(self) -> Iterator[None]:
+        changed: list[tuple[Any, Any, Any, int]] = []
+        try:
+            for block in self.blocks():
+                attention: Any = block.attention
+                size = block.head_size
+                group = block.query.weight.shape[0] // block.key.weight.shape[0]
+                if group > 1:
+                    changed.append((attention, attention.k_proj, attention.v_proj, group))
+                    attention.k_proj = _repeated(attention.k_proj, group, size)
+                    attention.v_proj = _repeated(attention.v_proj, group, size)
+                    attention.num_key_value_groups = 1
+            yield
+        finally:
+            for attention, key, value, group in changed:
+                attention.k_proj, attention.v_proj, attention.num_key_value_groups = key, value, group
+
+
+def _repeated(projection: nn.Linear, group: int, head_size: int) -> nn.Linear:
+    """The same map with every head `group` times in a row, the order in which query heads share it."""
+
+    def repeat(values: torch.Tensor) -> nn.Parameter:
+        heads = values.unflatten(0, (-1, head_size)).repeat_interleave(group, 0).flatten(0, 1)
+        return nn.Parameter(heads, requires_grad=False)
+
+    made = nn.Linear(1, 1, bias=projection.bias is not None, device="meta")
+    made.in_features, made.out_features = projection.in_features, projection.out_features * group
+    made.weight = repeat(projection.weight)
+    if projection.bias is not None:
+        made.bias = repeat(projection.bias)
+    return made
