@@ -14,6 +14,7 @@ from atlas.records import Record
 
 Mark = Literal["confirmed", "refuted", "inconclusive", "untested"]
 InterventionKind = Literal["ablate", "scale", "steer", "patch", "cut"]
+Site = Literal["resid", "attn", "mlp", "head"]
 Template = Literal["ioi", "agreement", "greater-than"]
 Replacement = Literal["counterfactual", "mean", "zero", "resample"]
 
@@ -45,7 +46,7 @@ class _OnPairs(Record):
 class PatchRequest(_OnPairs):
     """Activation patching of every site, layer and position."""
 
-    sites: list[Literal["resid", "attn", "mlp", "head"]] = ["resid", "attn", "mlp", "head"]
+    sites: list[Site] = Field(default_factory=lambda: ["resid", "attn", "mlp", "head"], min_length=1)
     direction: Literal["denoise", "noise"] = "denoise"
     replacement: Replacement = "counterfactual"
 
