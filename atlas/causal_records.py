@@ -6,7 +6,7 @@ Words: a **clean** prompt makes the model do what is studied, a **corrupted** on
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field
 
@@ -46,7 +46,7 @@ class _OnPairs(Record):
 class PatchRequest(_OnPairs):
     """Activation patching of every site, layer and position."""
 
-    sites: list[Site] = Field(default_factory=lambda: ["resid", "attn", "mlp", "head"], min_length=1)
+    sites: list[Site] = Field(default_factory=lambda: list(get_args(Site)), min_length=1)
     direction: Literal["denoise", "noise"] = "denoise"
     replacement: Replacement = "counterfactual"
 
