@@ -38,7 +38,10 @@ def run_worker(
     name: Annotated[
         str | None, typer.Option(help="Name, unique among the workers of this atlas; default: host and device.")
     ] = None,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: the GPU if there is one.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1 ..., auto: spread over all GPUs; default: the GPU if there is one."),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32.")] = None,
     kinds: Annotated[
         str, typer.Option(help="Which kinds of jobs to do, comma-separated: trace, label, rebuild.")
@@ -56,10 +59,10 @@ def run_worker(
 
     logs.setup_from(load_settings(), "info")
     with extra("ingest", "`atlas worker`"):
-        from ingest.models.devices import choose_device
+        from ingest.models.devices import SPREAD, choose_device
         from ingest.worker.names import default_name, full_device
         from ingest.worker.worker import Worker
-    where = full_device(choose_device(device))
+    where = SPREAD if device == SPREAD else full_device(choose_device(device))
     with opened() as atlas:
         made = Worker(
             atlas,

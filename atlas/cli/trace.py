@@ -58,7 +58,10 @@ def trace(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Count the active features and estimate time and memory; trace nothing.")
     ] = False,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: the GPU if there is one.")] = None,
+    device: Annotated[
+        str | None,
+        typer.Option(help="cpu, cuda, cuda:1 ..., auto: spread over all GPUs; default: the GPU if there is one."),
+    ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32.")] = None,
     collection: Annotated[
         str | None, typer.Option("--in", help="Collection to put the circuit in; made if it is new.")

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,6 +17,10 @@ from torch import nn
 from ingest.models.base import Frozen, Model
 
 Seen = dict[tuple[str, int], torch.Tensor]
+
+
+def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
+    return None if tensor is None else tensor.to(device)
 
 
 @dataclass
@@ -32,6 +36,9 @@ class Norm:
     @classmethod
     def layer_norm(cls, module: nn.LayerNorm) -> Norm:
         return cls(module, module.weight, module.eps, module.bias, centred=True)
+
+    def to(self, device: torch.device) -> Norm:
+        return replace(self, weight=self.weight.to(device), bias=_moved(self.bias, device))
 
     def centre(self, values: torch.Tensor) -> torch.Tensor:
         """(..., d) less its mean, which is also the transpose of that map; an RMSNorm leaves it."""
@@ -60,6 +67,9 @@ class Projection:
     def linear(cls, module: nn.Linear) -> Projection:
         return cls(module, module.weight, module.bias)
 
+    def to(self, device: torch.device) -> Projection:
+        return replace(self, weight=self.weight.to(device), bias=_moved(self.bias, device))
+
 
 @dataclass
 class Block:
@@ -79,6 +89,20 @@ class Block:
     output_bias: torch.Tensor | None = None
     post_attention_norm: Norm | None = None
     post_mlp_norm: Norm | None = None
+
+    def to(self, device: torch.device) -> Block:
+        """The same modules; what the frozen map needs of their weights on this device, where it is not there already."""
+        after_attention, after_mlp = self.post_attention_norm, self.post_mlp_norm
+        return replace(
+            self,
+            value=self.value.to(device),
+            output_weight=self.output_weight.to(device),
+            output_bias=_moved(self.output_bias, device),
+            attention_norm=self.attention_norm.to(device),
+            mlp_norm=self.mlp_norm.to(device),
+            post_attention_norm=None if after_attention is None else after_attention.to(device),
+            post_mlp_norm=None if after_mlp is None else after_mlp.to(device),
+        )
 
 
 class DecoderModel(Model):
@@ -154,7 +178,8 @@ class DecoderModel(Model):
         finally:
             for handle in handles:
                 handle.remove()
-        return torch.stack([_at_input_hook(seen, i, block.mlp_norm, input_hook) for i, block in enumerate(blocks)])
+        at_hook = [_at_input_hook(seen, i, block.mlp_norm, input_hook) for i, block in enumerate(blocks)]
+        return torch.stack([value.to(self.device) for value in at_hook])
 
 
 class FrozenDecoder(Frozen):
@@ -170,15 +195,20 @@ class FrozenDecoder(Frozen):
         input_hook: str,
         output_hook: str,
     ) -> None:
+        # of a network over several devices all that is kept is brought to one; its other weights stay where they are
+        seen = {key: value.to(model.device) for key, value in seen.items()}
+        blocks = [block.to(model.device) for block in blocks]
         self.model, self.blocks, self.parallel = model, blocks, model.parallel
+        self.final_norm = model.final_norm.to(model.device)
+        self.head = model.network.get_output_embeddings()
         self.input_hook = input_hook
-        self.logits = logits
+        self.logits = logits.to(model.device)
         self._uncapped = seen["uncapped", 0][-1].float()
         self.token_vectors = seen["embedding", 0]
-        self.position_vectors = model.position_vectors(len(self.token_vectors))
+        self.position_vectors = _moved(model.position_vectors(len(self.token_vectors)), model.device)
         self.final = seen["final", 0]
         self._streams = [*(seen["pre", i] for i in range(len(blocks))), self.final]
-        self.final_scale = model.final_norm.scale(self.final)  # (P, 1)
+        self.final_scale = self.final_norm.scale(self.final)  # (P, 1)
         before = output_hook == "mlp.hook_out"  # a post-norm, if there is one, lies between the hook and the stream
         self.outputs = torch.stack(
             [seen["mlp" if before or b.post_mlp_norm is None else "added", i] for i, b in enumerate(blocks)]
@@ -209,8 +239,8 @@ class FrozenDecoder(Frozen):
         if position in (-1, len(self.final) - 1):
             capped, uncapped = self.logits, self._uncapped
         else:
-            head = self.model.network.get_output_embeddings()
-            uncapped = head(self.model.final_norm.module(self.final[position])).float()
+            final = self.final[position].to(self.model.final_norm.weight.device)
+            uncapped = self.head(self.model.final_norm.module(final)).float().to(self.model.device)
             cap = getattr(self.model.config, "final_logit_softcapping", None)
             capped = uncapped if cap is None else torch.tanh(uncapped / cap) * cap
         return capped, uncapped - uncapped.mean()
@@ -219,13 +249,13 @@ class FrozenDecoder(Frozen):
         return self._streams[layer + 1]
 
     def unembed_rows(self, token_ids: torch.Tensor, position: int = -1) -> torch.Tensor:
-        norm = self.model.final_norm
+        norm = self.final_norm
         rows = self._unembedding(token_ids) * norm.weight.to(torch.float32)
         return (norm.centre(rows) * self.final_scale[position].to(torch.float32)).to(self.model.dtype)
 
     def logit_constants(self, token_ids: torch.Tensor) -> torch.Tensor:
         constants = torch.zeros(len(token_ids), device=token_ids.device)
-        norm_bias, head_bias = self.model.final_norm.bias, self.model.network.get_output_embeddings().bias
+        norm_bias, head_bias = self.final_norm.bias, _moved(self.head.bias, token_ids.device)
         if norm_bias is not None:
             constants += self._unembedding(token_ids) @ norm_bias.float()
         if head_bias is not None:
@@ -234,7 +264,8 @@ class FrozenDecoder(Frozen):
 
     def _unembedding(self, token_ids: torch.Tensor) -> torch.Tensor:
         head = self.model.unembedding
-        return head[token_ids].float() - head.float().mean(dim=0)
+        rows = head[token_ids.to(head.device)].float() - head.float().mean(dim=0)
+        return rows.to(token_ids.device)
 
     def output_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         scale = self.output_scales[layer]

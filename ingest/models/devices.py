@@ -9,6 +9,9 @@ from atlas.errors import UsageError
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
+SPREAD = "auto"  # over the devices of this machine, as accelerate does
+
+
 def choose_device(device: str | torch.device | None) -> torch.device:
     """The named device, or cuda if present, else cpu. Raises UsageError when it is not there."""
     if device is None:

@@ -11,7 +11,7 @@ import torch
 from atlas.circuit import UNKNOWN
 from atlas.errors import ModelRejected
 from ingest.models.base import Model
-from ingest.models.devices import choose_device, choose_dtype
+from ingest.models.devices import SPREAD, choose_device, choose_dtype
 from ingest.models.files import content_hash, locate
 from ingest.models.gemma import GemmaModel
 from ingest.models.gpt2 import GPT2Model
@@ -37,10 +37,12 @@ def load_model(
     """Load a Hugging Face causal language model with eager attention.
 
     A folder holds `config.json`, `*.safetensors` and a tokenizer. A hub name is resolved by huggingface_hub, which needs a
-    connection or a filled cache; that way is not run in this project's tests. `device`: cuda if present, else cpu.
+    connection or a filled cache; that way is not run in this project's tests. `device`: cuda if present, else cpu; `auto`
+    spreads the layers over all GPUs (accelerate's device map; not run on several real ones), tracing itself uses the first.
     `dtype`: float32. Raises ModelRejected (missing, damaged or unknown model) or UsageError (device, dtype).
     """
-    device, dtype = choose_device(device), choose_dtype(dtype)
+    spread = device == SPREAD
+    device, dtype = choose_device(None if spread else device), choose_dtype(dtype)
     place = locate(name_or_folder, "model")
     family = FAMILIES.get(_model_type(place.folder))
     if family is None:
@@ -54,8 +56,13 @@ def load_model(
             f"The model folder {place.folder} holds no *.safetensors.", "Save the weights as safetensors."
         )
     weights_hash = content_hash(files)
-    network, tokenizer = _read(place.folder, dtype)
+    network, tokenizer = _read(place.folder, dtype, SPREAD if spread else None)
     for name, weight in network.named_parameters():
+        if weight.is_meta:  # accelerate keeps on disk or in main memory what fits on no device
+            raise ModelRejected(
+                f"The model {name_or_folder} does not fit on the devices of this machine in {str(dtype).removeprefix('torch.')}.",
+                "Choose a narrower dtype such as bfloat16, or a machine with more memory.",
+            )
         if not torch.isfinite(weight).all():
             raise ModelRejected(
                 f"The weight {name} of the model {name_or_folder} holds NaN or infinity.",
@@ -66,9 +73,9 @@ def load_model(
         revision=place.revision or UNKNOWN,
         weights_hash=weights_hash,
         from_folder=place.hub_name is None,
-        network=network.to(device).eval().requires_grad_(False),
+        network=(network if spread else network.to(device)).eval().requires_grad_(False),
         tokenizer=tokenizer,
-        device=device,
+        device=network.get_input_embeddings().weight.device if spread else device,
         dtype=dtype,
     )
 
@@ -87,7 +94,7 @@ def _model_type(folder: Path) -> str:
         ) from error
 
 
-def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
+def _read(folder: Path, dtype: torch.dtype, device_map: str | None) -> tuple[Any, Any]:
     """(network, tokenizer). Raises ModelRejected, also for weights that transformers would fill in at random."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
@@ -98,6 +105,7 @@ def _read(folder: Path, dtype: torch.dtype) -> tuple[Any, Any]:
         loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             dtype=dtype,
+            device_map=device_map,
             attn_implementation="eager",
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # they are in the report, and refused below by name
