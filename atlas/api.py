@@ -24,11 +24,23 @@ from sqlalchemy.orm import Session
 from atlas.access import Identity
 from atlas.annotating import AnnotationVerbs
 from atlas.base import LABEL_BATCH
-from atlas.catalog import Catalog, annotation_log, audit, circuits, collections, concepts, details, models, outbox
+from atlas.catalog import (
+    Catalog,
+    annotation_log,
+    audit,
+    circuits,
+    collections,
+    concepts,
+    details,
+    interventions,
+    models,
+    outbox,
+)
 from atlas.catalog import annotations as notes
 from atlas.catalog import labels as label_store
 from atlas.catalog.projector import Progress, description
 from atlas.catalog.values import chunks
+from atlas.causal import CausalVerbs
 from atlas.circuit import UNKNOWN, Circuit, parse_feature_key
 from atlas.circuit_file import to_bytes
 from atlas.collecting import CollectionVerbs
@@ -61,7 +73,7 @@ RECENT = 10
 
 
 @watch_verbs
-class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
+class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, CausalVerbs, JobVerbs):
     """An open atlas. A context manager; may be used by several threads and opened by several processes at once."""
 
     @classmethod
@@ -146,7 +158,7 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
         return Added(circuit=circuit.id, nodes=len(circuit.nodes), edges=len(circuit.edges), already=already)
 
     def delete(self, circuit: str) -> Deleted:
-        """Delete a circuit with its annotations. Labels that it brought to features stay. Raises NotFound, Ambiguous."""
+        """Delete a circuit with its annotations and its evidence. Labels that it brought to features stay. Raises NotFound, Ambiguous."""
         circuit_id = self.resolve(circuit)
 
         def work(session: Session) -> list[int]:
@@ -284,11 +296,16 @@ class Atlas(PeopleVerbs, AnnotationVerbs, CollectionVerbs, JobVerbs):
             return details.circuit_detail(session, loaded)
 
     def edge(self, circuit: str, source: str, target: str) -> EdgeDetail:
-        """One edge between two node keys, with the attention heads that carried it where the circuit stores them.
-
-        Raises NotFound for a circuit, node or edge that is not there.
+        """One edge between two node keys, with the attention heads that carried it where the circuit stores them, and the
+        mark of its newest test. Raises NotFound for a circuit, node or edge that is not there.
         """
-        return edge_detail(self.load(circuit), source, target)
+        loaded = self.load(circuit)
+        detail = edge_detail(loaded, source, target)
+        with self.catalog.read() as session:
+            test = interventions.edge_mark(session, loaded.id, source, target)
+        if test is None:
+            return detail
+        return detail.model_copy(update=test.model_dump(include={"mark", "predicted", "measured", "intervention"}))
 
     def node_labels(self, circuit_id: str) -> dict[int, str]:
         """Label by node row: the feature's current one, unless the node has one of its own. Raises NotFound."""

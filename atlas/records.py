@@ -147,12 +147,37 @@ class NodeRow(Record):
     influence: float | None = None
 
 
+class EvidenceCounts(Record):
+    """How many things were tested, by what the newest test of each said."""
+
+    confirmed: int = 0
+    refuted: int = 0
+    inconclusive: int = 0
+
+
+class EvidenceSummary(Record):
+    """What interventions in the real model say about a circuit, and its newest verification."""
+
+    interventions: int = Field(0, description="all that are stored; a thing may have been tested several times")
+    nodes: EvidenceCounts = Field(default_factory=EvidenceCounts, description="also supernodes")
+    edges: EvidenceCounts = Field(default_factory=EvidenceCounts)
+    paths: EvidenceCounts = Field(default_factory=EvidenceCounts)
+    verification: str | None = Field(None, description="id of the newest")
+    spearman: float | None = Field(None, description="of predicted and measured effects, by that verification")
+    interval: tuple[float, float] | None = None
+    interval_over: str | None = None
+    p_value: float | None = None
+    verified_at: str | None = None
+    verified_by: str | None = None
+
+
 class CircuitDetail(CircuitRow):
     record: CircuitRecord
     created_by: str
     status: str = Field(description="ready when the graph projection holds it, else pending")
     kinds: dict[str, int] = Field(description="nodes per kind")
     verdict_reasons: list[str] = Field(default_factory=list, description="sentences")
+    evidence: EvidenceSummary = Field(default_factory=EvidenceSummary)
     supernodes: list[ImportedSupernode] = Field(default_factory=list)
     pins: list[str] = Field(default_factory=list)
     top_nodes: list[NodeRow] = Field(default_factory=list)
@@ -178,6 +203,12 @@ class EdgeDetail(Record):
     share: float = Field(description="|weight| / total absolute input of the target")
     slot: str
     parts: list[EdgePart] = Field(default_factory=list, description="empty when they were not stored")
+    mark: Literal["confirmed", "refuted", "inconclusive", "untested"] = Field(
+        "untested", description="what the newest test in the real model said"
+    )
+    predicted: float | None = Field(None, description="effect of cutting the edge on its target, by the graph")
+    measured: float | None = Field(None, description="the same in the real model")
+    intervention: str | None = Field(None, description="id of that test")
 
 
 class Deleted(Record):

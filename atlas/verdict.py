@@ -69,7 +69,8 @@ def verdict(scores: Scores, evidence: Evidence | None = None) -> tuple[Verdict, 
     """The word and its reasons, one sentence each. `untested` where the scores say too little to judge."""
     found = coverage(scores)
     if found is None:
-        return UNTESTED, [_unknown(scores)]
+        tested = [] if evidence is None else [_sentence(evidence)]
+        return UNTESTED, [_unknown(scores), *tested]
     cuts = thresholds()
     variance, replacement = scores.explained_variance or 0.0, scores.replacement or 0.0
     source = f"The cuts were measured on one small model ({cuts.provenance['model']}); how they carry over to others is not known."
@@ -92,12 +93,13 @@ def verdict(scores: Scores, evidence: Evidence | None = None) -> tuple[Verdict, 
     return "partial", [said, *against, source]
 
 
-def reasons(stored: str, scores: Scores) -> list[str]:
-    """Why a circuit says `stored`. The word is the one given when it was added; where today's cuts say another, that is said first."""
-    word, why = verdict(scores)
+def reasons(stored: str, scores: Scores, evidence: Evidence | None = None) -> list[str]:
+    """Why a circuit says `stored`. The word is the one given when it was added or when its evidence changed last; where today's
+    cuts say another, that is said first."""
+    word, why = verdict(scores, evidence)
     if word == stored:
         return why
-    return [f"Stored as {stored}; by its scores and the cuts of this version it is {word}.", *why]
+    return [f"Stored as {stored}; by its scores, its evidence and the cuts of this version it is {word}.", *why]
 
 
 def _unknown(scores: Scores) -> str:
@@ -144,3 +146,8 @@ def _spoken(evidence: Evidence | None) -> str:
         f"interventions confirmed {evidence.confirmed}, refuted {evidence.refuted} and left open {evidence.inconclusive} "
         f"of what it predicts (p {chance})."
     )
+
+
+def _sentence(evidence: Evidence) -> str:
+    said = _spoken(evidence)
+    return said[:1].upper() + said[1:]

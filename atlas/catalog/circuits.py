@@ -134,7 +134,7 @@ class Removed:
 
 
 def remove(session: Session, circuit_id: str) -> Removed:
-    """Delete a circuit with its occurrences, node labels, supernodes, pins and memberships; feature labels stay.
+    """Delete a circuit with its occurrences, node labels, supernodes, pins, memberships and evidence; feature labels stay.
 
     When it was the counted one of several replicates, the oldest of the others counts from now on.
     """

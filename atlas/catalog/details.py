@@ -8,7 +8,7 @@ import numpy as np
 from sqlalchemy.orm import Session
 
 from atlas.catalog import annotations as notes
-from atlas.catalog import circuits, labels, outbox
+from atlas.catalog import circuits, interventions, labels, outbox
 from atlas.catalog.values import finite
 from atlas.circuit import KINDS, Circuit, parse_feature_key
 from atlas.errors import NotFound
@@ -40,7 +40,8 @@ def circuit_detail(session: Session, circuit: Circuit) -> CircuitDetail:
         kinds={kind: count for kind, count in zip(KINDS, kinds, strict=True) if count},
         supernodes=notes.supernodes(session, circuit.id),
         pins=notes.pins(session, circuit.id),
-        verdict_reasons=reasons(entry.verdict, circuit.record.scores),
+        verdict_reasons=reasons(entry.verdict, circuit.record.scores, interventions.evidence(session, circuit.id)),
+        evidence=interventions.summary(session, circuit.id),
         top_nodes=[node_row(circuit, row, texts.get(row)) for row in strongest(circuit, TOP_NODES)],
         replicates=[other for other in replicates if other != circuit.id],
     )

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from atlas.catalog.database import Catalog
 
-HEAD = "0002"
+HEAD = "0003"
 _alembic_globals = threading.Lock()  # Alembic keeps its context in module globals
 
 

@@ -14,7 +14,7 @@ from sqlalchemy.orm import Session, undefer
 from atlas.catalog.tables import OutboxEntry
 from atlas.catalog.values import clean, now
 
-Action = Literal["put", "describe", "delete", "features", "concept", "collection", "rebuild"]
+Action = Literal["put", "describe", "evidence", "delete", "features", "concept", "collection", "rebuild"]
 
 
 def announce(session: Session, action: Action, subject: str = "", payload: bytes | None = None, **detail: Any) -> int:

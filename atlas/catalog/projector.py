@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from sqlalchemy.orm import Session
 
-from atlas.catalog import annotation_log, circuits, collections, concepts, labels, outbox
+from atlas.catalog import annotation_log, circuits, collections, concepts, interventions, labels, outbox
 from atlas.catalog import annotations as notes
 from atlas.catalog.database import Catalog
 from atlas.catalog.identity import catalog_id
@@ -28,6 +28,7 @@ from atlas.records import ImportedSupernode
 from atlas.settings import Settings
 
 if TYPE_CHECKING:
+    from atlas.graph.evidence import EvidenceProjection
     from atlas.graph.projection import CircuitProjection
     from atlas.graph.store import FeatureRow, GraphStore
 
@@ -144,6 +145,8 @@ class Projector:
                 self._put_circuit(entry.subject)
             case "describe":
                 self._describe_circuit(entry.subject)
+            case "evidence":
+                self._put_evidence(entry.subject, entry.detail.get("interventions"))
             case "delete":
                 assert entry.payload is not None
                 try:
@@ -172,6 +175,7 @@ class Projector:
             tags = annotation_log.tags(session, [circuit_id]).get(circuit_id, [])
             detail = description(entry, notes.supernodes(session, circuit_id), tags)
             projection = projection_from(circuits.blob(session, circuit_id), detail)
+            projection.evidence = _evidence(session, circuit_id, None).steps
         self._connect().put_circuit(projection)
 
     def _describe_circuit(self, circuit_id: str) -> None:
@@ -181,6 +185,15 @@ class Projector:
             name, groups = circuits.get(session, circuit_id).name, notes.supernodes(session, circuit_id)
             tags = annotation_log.tags(session, [circuit_id]).get(circuit_id, [])
         if not self._connect().describe_circuit(circuit_id, name, tags, groups):
+            self._put_circuit(circuit_id)
+
+    def _put_evidence(self, circuit_id: str, ids: Sequence[str] | None) -> None:
+        """`ids`: these interventions and the marks of what they tested; None: all that the catalog has."""
+        with self.catalog.read() as session:
+            if not circuits.exists(session, circuit_id):
+                return
+            evidence = _evidence(session, circuit_id, ids)
+        if not self._connect().put_evidence(evidence):
             self._put_circuit(circuit_id)
 
     def _put_features(self, keys: Sequence[str]) -> None:
@@ -271,6 +284,18 @@ class Projector:
         except Exception as error:  # a circuit that cannot be projected must not keep the others out
             reason = repr(error)
             self._write(lambda session: outbox.failed(session, outbox.announce(session, "put", circuit_id), reason))
+
+
+def _evidence(session: Session, circuit_id: str, ids: Sequence[str] | None) -> EvidenceProjection:
+    from atlas.graph.evidence import EvidenceProjection
+
+    rows = interventions.rows(session, circuit_id, ids=ids)[::-1]
+    marks = interventions.edge_marks(session, circuit_id)
+    if ids is not None:
+        tested = {tuple(row.nodes) for row in rows}
+        marks = [mark for mark in marks if (mark.source, mark.target) in tested]
+    properties = {"verdict": circuits.get(session, circuit_id).verdict}
+    return EvidenceProjection(circuit_id, properties, rows, marks, whole=ids is None)
 
 
 def description(entry: CircuitEntry, supernodes: list[ImportedSupernode], tags: Sequence[str] = ()) -> dict[str, Any]:

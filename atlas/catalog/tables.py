@@ -356,3 +356,36 @@ class Worker(Base):
     started_at: Mapped[str]
     alive_at: Mapped[str] = mapped_column(String, index=True)
     stopped_at: Mapped[str | None]
+
+
+class Intervention(Base):
+    """One intervention in the real model, as `document` (an InterventionResult) says; never changed. The columns beside it are
+    taken from it, to count and to mark edges: `nodes` are node keys (of a cut the path), `predicted` and `measured` of its
+    first target."""
+
+    __tablename__ = "interventions"
+    __table_args__ = (Index(None, "circuit_id", "created_at", "id"),)
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    circuit_id: Mapped[str] = _circuit_key()
+    battery: Mapped[str | None] = mapped_column(String, index=True)
+    kind: Mapped[str]
+    nodes: Mapped[list[Any]]
+    mark: Mapped[str]
+    predicted: Mapped[float | None]
+    measured: Mapped[float | None]
+    document: Mapped[dict[str, Any]] = mapped_column(JSON, deferred=True)
+    author: Mapped[str]
+    created_at: Mapped[str]
+
+
+class Measurement(Base):
+    """A verification (VerifyResult) or faithfulness curves (FaithfulnessResult) of a circuit; never changed."""
+
+    __tablename__ = "measurements"
+    __table_args__ = (Index(None, "circuit_id", "kind", "created_at"),)
+    id: Mapped[str] = mapped_column(String, primary_key=True)
+    circuit_id: Mapped[str] = _circuit_key()
+    kind: Mapped[str]
+    document: Mapped[dict[str, Any]]
+    author: Mapped[str]
+    created_at: Mapped[str]

@@ -10,6 +10,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, TypeVar
 
+from pydantic import BaseModel
+
+from atlas.plain import plain
+
 T = TypeVar("T")
 _counter = itertools.count()
 
@@ -27,6 +31,17 @@ def new_id() -> str:
 def clean(text: str) -> str:
     """Text that every database can hold: Postgres refuses NUL, no database takes half a surrogate pair."""
     return text.replace("\x00", "\ufffd").encode("utf-8", "replace").decode("utf-8")
+
+
+def jsonable(value: Any) -> Any:
+    """A copy for a JSON column: texts `clean`, numbers that are not finite None. `value`: a record, or what JSON knows."""
+    if isinstance(value, str):
+        return clean(value)
+    if isinstance(value, dict):
+        return {clean(str(key)): jsonable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [jsonable(item) for item in value]
+    return jsonable(value.model_dump()) if isinstance(value, BaseModel) else plain(value)
 
 
 def finite(value: Any) -> float | None:

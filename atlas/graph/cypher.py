@@ -7,7 +7,7 @@ when relationships are deleted while it walks along them.
 
 from __future__ import annotations
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 2: every ATTRIBUTES says its evidence
 BEING_CLEARED = 0  # as schema version in (:Meta) from the first to the last write of `clear`
 LABELS = (
     "Circuit", "Node", "Feature", "Component", "Concept", "Supernode", "Collection", "Intervention", "Meta",
@@ -74,7 +74,7 @@ PUT = {
         UNWIND $rows AS row
         MATCH (source:Node {key: $prefix + row[0]})
         MATCH (target:Node {key: $prefix + row[1]})
-        CREATE (source)-[:ATTRIBUTES {weight: row[2], share: row[3], slot: row[4]}]->(target)
+        CREATE (source)-[:ATTRIBUTES {weight: row[2], share: row[3], slot: row[4], evidence: 'untested'}]->(target)
         """,
     "features": """
         UNWIND $rows AS row
@@ -163,6 +163,49 @@ WITH s, row
 UNWIND row.nodes AS key
 MATCH (n:Node {key: key})
 CREATE (s)-[:GROUPS]->(n)
+"""
+# Evidence. What an intervention is never changes; the mark of an edge is that of its newest test.
+PUT_EVIDENCE = {
+    "interventions": """
+        UNWIND $rows AS row
+        MERGE (i:Intervention {key: row.key})
+        SET i += row.properties
+        """,
+    "perturbed": """
+        UNWIND $rows AS row
+        MATCH (i:Intervention {key: row[0]})
+        MATCH (n:Node {key: $prefix + row[1]})
+        MERGE (i)-[:PERTURBED]->(n)
+        """,
+    "moved": """
+        UNWIND $rows AS row
+        MATCH (i:Intervention {key: row[0]})
+        MATCH (n:Node {key: $prefix + row[1]})
+        MERGE (i)-[m:MOVED]->(n)
+        SET m.predicted = row[2], m.actual = row[3]
+        """,
+    "marks": """
+        UNWIND $rows AS row
+        MATCH (source:Node {key: $prefix + row[0]})
+        MATCH (target:Node {key: $prefix + row[1]})
+        MATCH (source)-[e:ATTRIBUTES]->(target)
+        SET e.evidence = row[2]
+        """,
+}
+DELETE_INTERVENTIONS = """
+MATCH (i:Intervention {circuit: $id})
+WITH i LIMIT $limit
+WITH collect(i) AS gone
+FOREACH (i IN gone | DETACH DELETE i)
+RETURN size(gone) AS deleted
+"""
+INTERVENTION_KEYS = "MATCH (i:Intervention) RETURN i.key AS key, i.circuit AS circuit"
+MARKS = """
+UNWIND $rows AS row
+MATCH (source:Node {key: row[0]})
+MATCH (target:Node {key: row[1]})
+MATCH (source)-[e:ATTRIBUTES]->(target)
+RETURN row[0] AS source, row[1] AS target, e.evidence AS mark
 """
 NODES_TO_DELETE = """
 MATCH (c:Circuit {id: $id})-[:CONTAINS]->(n:Node)

@@ -20,6 +20,7 @@ import neo4j
 from atlas.errors import StoreUnavailable
 from atlas.graph import cypher
 from atlas.graph.connection import Connection
+from atlas.graph.evidence import EvidenceProjection
 from atlas.graph.influences import pooled
 from atlas.graph.projection import Batch, CircuitProjection, Step, batches, total
 
@@ -33,15 +34,20 @@ BATCH_ROWS = {
     "heads": 1_000,
     "counts": 5_000,
     "influences": 2_500,
+    "interventions": 1_000,
+    "perturbed": 2_500,
+    "moved": 2_500,
+    "marks": 2_500,
 }
 DELETE_NODES = 500
+DELETE_INTERVENTIONS = 500  # each with up to 50 relationships and more
 
 
 def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
     """Returns when the circuit is ready and its share of the aggregates is complete."""
     steps, aggregates = projection.steps, projection.aggregates
     target = total(aggregates) if projection.counted else 0
-    together = total(steps) + target <= SINGLE_TRANSACTION_ROWS
+    together = total(steps) + target + total(projection.evidence) <= SINGLE_TRANSACTION_ROWS
 
     def begin(tx: neo4j.Transaction) -> dict[str, Any]:
         """All of the load, or all of the structure, or nothing yet: as much as fits into one transaction."""
@@ -52,6 +58,7 @@ def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
             tx.run(cypher.SET_LOADED, {"id": projection.id, "to": total(steps)}).consume()
             if together:
                 _move(tx, projection, progress["aggregated"], target)
+                _put_evidence(tx, projection.id, projection.evidence)
                 _finish(tx, projection)
         return progress
 
@@ -66,6 +73,7 @@ def put_circuit(connection: Connection, projection: CircuitProjection) -> None:
     elif together:
         return
     _move_in_pieces(connection, projection.id, _pool_of(projection), aggregates, target)
+    _put_evidence_in_pieces(connection, projection.id, projection.evidence)
     connection.write(lambda tx: _finish(tx, projection))
 
 
@@ -83,6 +91,59 @@ def describe_circuit(
         return True
 
     return connection.write(work)
+
+
+def put_evidence(connection: Connection, evidence: EvidenceProjection) -> bool:
+    """Interventions, marks of edges and properties for a circuit that is ready; False when there is none.
+
+    Everything but the removal of what a `whole` one replaces may be repeated without a trace; a kill after that removal
+    leaves less than all, so the caller must come again.
+    """
+
+    def work(tx: neo4j.Transaction) -> bool:
+        progress = _lock(tx, evidence.circuit_id)
+        if progress is None or progress["status"] != "ready":
+            return False
+        tx.run(cypher.SET_CIRCUIT, {"id": evidence.circuit_id, "properties": evidence.properties}).consume()
+        if together:
+            _put_evidence(tx, evidence.circuit_id, steps)
+        return True
+
+    steps = evidence.steps
+    together = total(steps) <= SINGLE_TRANSACTION_ROWS and not evidence.whole
+    if evidence.whole:
+        _delete_interventions(connection, evidence.circuit_id)
+    if not connection.write(work):
+        return False
+    if not together:
+        _put_evidence_in_pieces(connection, evidence.circuit_id, steps)
+    return True
+
+
+def _put_evidence(tx: neo4j.Transaction, circuit_id: str, steps: list[Step]) -> None:
+    for batch in batches(steps, BATCH_ROWS, 0, total(steps)):
+        parameters = {"rows": batch.rows, "prefix": circuit_id + "/"}
+        tx.run(cypher.PUT_EVIDENCE[batch.name], parameters).consume()
+
+
+def _put_evidence_in_pieces(connection: Connection, circuit_id: str, steps: list[Step]) -> None:
+    for batch in batches(steps, BATCH_ROWS, 0, total(steps)):
+        piece = [Step(batch.name, batch.rows)]
+
+        def put(tx: neo4j.Transaction, piece: list[Step] = piece) -> None:
+            progress = _lock(tx, circuit_id)
+            if progress is not None and progress["status"] != "deleting":
+                _put_evidence(tx, circuit_id, piece)
+
+        connection.write(put)
+
+
+def _delete_interventions(connection: Connection, circuit_id: str) -> None:
+    parameters = {"id": circuit_id, "limit": DELETE_INTERVENTIONS}
+    while True:
+        gone = connection.write(lambda tx: tx.run(cypher.DELETE_INTERVENTIONS, parameters).data())[0]["deleted"]
+        if gone < DELETE_INTERVENTIONS:
+            return
 
 
 def _put_supernodes(tx: neo4j.Transaction, circuit_id: str, rows: list[dict[str, Any]]) -> None:
@@ -119,6 +180,7 @@ def delete_circuit(connection: Connection, circuit_id: str, projection: CircuitP
     progress = connection.write(begin)
     if progress is None:
         return
+    _delete_interventions(connection, circuit_id)
     aggregates: list[Step] = []
     if progress["aggregated"]:
         aggregates = projection.aggregates if projection is not None else _read_back(connection, circuit_id)

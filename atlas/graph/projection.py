@@ -38,6 +38,7 @@ class CircuitProjection:
     counted: bool
     supernodes: list[ImportedSupernode] = field(default_factory=list)
     tags: list[str] = field(default_factory=list)
+    evidence: list[Step] = field(default_factory=list)  # by `evidence.evidence_steps`
 
     @property
     def id(self) -> str:

@@ -13,7 +13,8 @@ from atlas.circuit import parse_feature_key
 from atlas.errors import InputRejected, SchemaMismatch, StoreUnavailable
 from atlas.graph import cypher, loading
 from atlas.graph.connection import Connection
-from atlas.graph.projection import CircuitProjection, supernode_rows
+from atlas.graph.evidence import EvidenceProjection
+from atlas.graph.projection import CircuitProjection, node_key, supernode_rows
 from atlas.graph.reading import run_untrusted
 from atlas.records import CypherResult, ImportedSupernode
 from atlas.settings import Settings
@@ -162,6 +163,28 @@ class GraphStore:
         """What people say about a circuit that is ready; cheap whatever its size. False when it has to be loaded first."""
         rows = supernode_rows(circuit_id, supernodes)
         return loading.describe_circuit(self._connection, circuit_id, {"name": name, "tags": tags}, rows)
+
+    def put_evidence(self, evidence: EvidenceProjection) -> bool:
+        """Interventions and marks of edges of a circuit that is ready; again and again is fine. False when it has to be
+        loaded first."""
+        return loading.put_evidence(self._connection, evidence)
+
+    def intervention_keys(self) -> dict[str, set[str]]:
+        """Keys of interventions by circuit id."""
+        found: dict[str, set[str]] = {}
+        for row in self._connection.read(cypher.INTERVENTION_KEYS):
+            found.setdefault(row["circuit"], set()).add(row["key"])
+        return found
+
+    def marks(self, circuit_id: str, edges: list[tuple[str, str]]) -> dict[tuple[str, str], set[str]]:
+        """Marks of the edges between pairs of node keys; pairs without an edge are left out."""
+        found: dict[tuple[str, str], set[str]] = {}
+        for begin in range(0, len(edges), FEATURE_BATCH):
+            rows = [[node_key(circuit_id, key) for key in edge] for edge in edges[begin : begin + FEATURE_BATCH]]
+            for row in self._connection.read(cypher.MARKS, {"rows": rows}):
+                edge = (row["source"].partition("/")[2], row["target"].partition("/")[2])
+                found.setdefault(edge, set()).add(row["mark"])
+        return found
 
     def delete_circuit(self, circuit_id: str, projection: CircuitProjection | None = None) -> None:
         """Takes a circuit out, also one that is half loaded or half deleted; its aggregates are taken back exactly."""
