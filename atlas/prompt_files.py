@@ -38,17 +38,9 @@ def read_prompts(name: str, data: bytes) -> tuple[list[TraceRequest], list[Rejec
 
 def numbered_prompts(name: str, data: bytes) -> tuple[list[tuple[int, TraceRequest]], list[RejectedRow]]:
     """`read_prompts` with the line of each request. Raises InputRejected."""
-    if len(data) > MAX_BYTES:
-        raise InputRejected(
-            f"{name} has {len(data):,} bytes; at most {MAX_BYTES:,} are read.", "Split it into several files."
-        )
-    kind = name.lower().rpartition(".")[2]
-    if kind not in {"csv", "jsonl"}:
-        raise InputRejected(f"{name} is neither .csv nor .jsonl.", "Save it as one of the two.")
     requests: list[tuple[int, TraceRequest]] = []
     rejected: list[RejectedRow] = []
-    text = _text(name, data)
-    for line, given in _csv_rows(name, text) if kind == "csv" else _json_rows(text):
+    for line, given in file_rows(name, data, FIELDS, needed={"prompt", "token_ids"}):
         if len(requests) + len(rejected) >= MAX_ROWS:
             raise InputRejected(f"{name} has more than {MAX_ROWS:,} rows.", "Split it into several files.")
         try:
@@ -58,6 +50,25 @@ def numbered_prompts(name: str, data: bytes) -> tuple[list[tuple[int, TraceReque
     if not requests and not rejected:
         raise InputRejected(f"{name} holds no prompt.", "Give it one row for each prompt.")
     return requests, rejected
+
+
+def file_rows(
+    name: str, data: bytes, fields: tuple[str, ...], needed: set[str]
+) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
+    """(line it begins at, what it says or why it cannot be read) of each row that is not blank.
+
+    fields: the columns a .csv may have; needed: it must have one of these. Raises InputRejected for a file that is too large,
+    of another kind or encoding, or has an unknown column.
+    """
+    if len(data) > MAX_BYTES:
+        raise InputRejected(
+            f"{name} has {len(data):,} bytes; at most {MAX_BYTES:,} are read.", "Split it into several files."
+        )
+    kind = name.lower().rpartition(".")[2]
+    if kind not in {"csv", "jsonl"}:
+        raise InputRejected(f"{name} is neither .csv nor .jsonl.", "Save it as one of the two.")
+    text = _text(name, data)
+    yield from _csv_rows(name, text, fields, needed) if kind == "csv" else _json_rows(text)
 
 
 def _text(name: str, data: bytes) -> str:
@@ -73,8 +84,9 @@ def _text(name: str, data: bytes) -> str:
         ) from error
 
 
-def _csv_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
-    """(line it begins at, what it says) of each row that is not blank."""
+def _csv_rows(
+    name: str, text: str, fields: tuple[str, ...], needed: set[str]
+) -> Iterator[tuple[int, dict[str, Any] | ValueError]]:
     head_line = next((line for line in text.splitlines() if line.strip()), "")
     delimiter = max(DELIMITERS, key=head_line.count)
     # strict: otherwise a quote that is never closed would swallow the rest of the file in silence
@@ -99,7 +111,7 @@ def _csv_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any] | Valu
         if not any(cell.strip() for cell in cells):
             continue
         if not head:
-            head = _checked_head(name, cells)
+            head = _checked_head(name, cells, fields, needed)
         elif len(cells) > len(head) and any(cell.strip() for cell in cells[len(head) :]):
             yield (
                 began,
@@ -109,19 +121,19 @@ def _csv_rows(name: str, text: str) -> Iterator[tuple[int, dict[str, Any] | Valu
             yield began, {column: cell for column, cell in zip(head, cells, strict=False) if cell.strip()}
 
 
-def _checked_head(name: str, cells: list[str]) -> list[str]:
+def _checked_head(name: str, cells: list[str], fields: tuple[str, ...], needed: set[str]) -> list[str]:
     head = [cell.strip().lower() for cell in cells]
     while head and not head[-1]:
         head.pop()
-    known = f"Columns are {', '.join(FIELDS)}; the first line of the file names those used."
-    unknown = [column for column in head if column not in FIELDS]
+    known = f"Columns are {', '.join(fields)}; the first line of the file names those used."
+    unknown = [column for column in head if column not in fields]
     if unknown:
         raise InputRejected(f"{name} has a column {unknown[0][:60]!r}, which is not known.", known, "line 1")
     if len(set(head)) < len(head):
         twice = next(column for column in head if head.count(column) > 1)
         raise InputRejected(f"{name} has the column {twice!r} twice.", known, "line 1")
-    if not {"prompt", "token_ids"} & set(head):
-        raise InputRejected(f"{name} has no column `prompt`.", known, "line 1")
+    if not needed & set(head):
+        raise InputRejected(f"{name} has no column `{min(needed)}`.", known, "line 1")
     return head
 
 
