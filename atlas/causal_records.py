@@ -217,6 +217,10 @@ class FaithfulnessResult(Record):
     cmd: float = Field(description="area of |1 - `absolute`|")
     baseline_cpr: dict[str, float] = Field(default_factory=dict)
     baseline_cmd: dict[str, float] = Field(default_factory=dict)
+    unit: Literal["edges", "features"] = Field("edges", description="what the fractions count")
+    total: int = Field(0, description="how many of them there are in all")
+    circuit_size: int | None = Field(None, description="how many of them the circuit as stored has")
+    circuit_faithfulness: float | None = Field(None, description="f of the circuit as stored")
     cases: int = 0
     seconds: float = 0.0
     provenance: dict[str, Any] = Field(default_factory=dict)
