@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
-
-from pydantic import PlainValidator, WithJsonSchema
 from sqlalchemy.orm import Session
 
 from atlas.base import AtlasBase
 from atlas.catalog import circuits, interventions, measurements, outbox
 from atlas.causal_records import (
     EdgeMark,
-    InterventionRequest,
     InterventionResult,
     InterventionRow,
     MeasurementKind,
     MeasurementRow,
 )
-from atlas.circuit import Circuit
-from atlas.errors import NotFound, UsageError
-from atlas.records import ImportedSupernode, Record, Table
-
-
-def _as_dict(value: Any) -> dict[str, Any]:
-    if isinstance(value, Record):
-        return value.model_dump(exclude_unset=True)
-    if not isinstance(value, dict):
-        raise ValueError("not an object")
-    return value
-
-
-# A record or the same as a dict; one as the other also over HTTP.
-RecordOrDict = Annotated[dict[str, Any] | Record, PlainValidator(_as_dict), WithJsonSchema({"type": "object"})]
+from atlas.errors import UsageError
+from atlas.records import RecordOrDict, Table
 
 
 class CausalVerbs(AtlasBase):
@@ -49,8 +32,8 @@ class CausalVerbs(AtlasBase):
         self, results: list[InterventionResult], battery: str | None = None
     ) -> Table[InterventionRow]:
         """Keep several interventions in one circuit, all or none, in their order. Raises as `add_intervention`, UsageError."""
-        named = {result.request.circuit for result in results}
-        ids = {self.resolve(name) for name in named}
+        with self.catalog.read() as session:
+            ids = {circuits.resolve(session, name) for name in {result.request.circuit for result in results}}
         if len(ids) != 1:
             raise UsageError(f"The interventions are in {len(ids)} circuits.", "Keep those of one circuit at a time.")
         circuit_id = ids.pop()
@@ -77,10 +60,10 @@ class CausalVerbs(AtlasBase):
     ) -> Table[InterventionRow]:
         """Those in one circuit, newest first; `node`: only those that changed this node. Raises NotFound, Ambiguous."""
         _check_limit(limit)
-        circuit_id = self.resolve(circuit)
-        if node is not None:
-            self._load(circuit_id).row(node)
         with self.catalog.read() as session:
+            circuit_id = circuits.resolve(session, circuit)
+            if node is not None:
+                self._load(circuit_id).row(node)
             return Table(interventions.rows(session, circuit_id, node, battery, limit))
 
     def intervention(self, intervention_id: str) -> InterventionRow:
@@ -90,9 +73,8 @@ class CausalVerbs(AtlasBase):
 
     def edge_marks(self, circuit: str) -> Table[EdgeMark]:
         """What the newest test of every tested edge said, newest first; an edge that is not here is untested."""
-        circuit_id = self.resolve(circuit)
         with self.catalog.read() as session:
-            return Table(interventions.edge_marks(session, circuit_id))
+            return Table(interventions.edge_marks(session, circuits.resolve(session, circuit)))
 
     def add_measurement(self, circuit: str, kind: MeasurementKind, document: RecordOrDict) -> MeasurementRow:
         """Keep a verification (VerifyResult) or faithfulness curves (FaithfulnessResult) of a circuit.
@@ -100,7 +82,8 @@ class CausalVerbs(AtlasBase):
         A verification changes the circuit's verdict, which is kept in it. Raises NotFound, UsageError for an unknown kind,
         InputRejected for a document that is not of that kind.
         """
-        circuit_id = self.resolve(circuit)
+        with self.catalog.read() as session:
+            circuit_id = circuits.resolve(session, circuit)
         checked = measurements.checked(kind, document)
 
         def work(session: Session) -> tuple[MeasurementRow, list[int]]:
@@ -123,45 +106,9 @@ class CausalVerbs(AtlasBase):
     ) -> Table[MeasurementRow]:
         """Verifications and faithfulness curves, newest first. Raises NotFound, Ambiguous."""
         _check_limit(limit)
-        circuit_id = self.resolve(circuit) if circuit is not None else None
         with self.catalog.read() as session:
+            circuit_id = circuits.resolve(session, circuit) if circuit is not None else None
             return Table(measurements.rows(session, circuit_id, kind, limit))
-
-
-def check_intervention(
-    circuit: Circuit, supernodes: list[ImportedSupernode], request: InterventionRequest
-) -> list[str]:
-    """The keys of the nodes that a request means. Raises UsageError or NotFound for one that cannot be done in this circuit."""
-    if bool(request.nodes) == (request.supernode is not None):
-        raise UsageError("An intervention needs either nodes or a supernode.", "Pass one of the two.")
-    for kind, field in (("scale", "factor"), ("steer", "value"), ("patch", "prompt")):
-        given = getattr(request, field) is not None
-        if given != (request.kind == kind):
-            what = "needs" if request.kind == kind else "takes no"
-            raise UsageError(f"To {request.kind} {what} {field}.", f"`{field}` is for the kind {kind}.")
-    nodes = list(request.nodes)
-    if request.supernode is not None:
-        if request.kind == "cut":
-            raise UsageError("A supernode cannot be cut.", "Name the nodes of an edge or a path.")
-        found = [group for group in supernodes if group.name == request.supernode]
-        if len(found) != 1:
-            names = ", ".join(repr(group.name) for group in supernodes[:5]) or "none"
-            raise NotFound(
-                f"The circuit has {len(found) or 'no'} supernode{'s' * (len(found) > 1)} {request.supernode!r}.",
-                f"It has: {names}. Nodes may be named by their keys instead.",
-            )
-        nodes = list(found[0].node_keys)
-    for key in nodes:
-        circuit.row(key)
-    if len(set(nodes)) < len(nodes):
-        raise UsageError("A node is named twice.", "Name each node once.")
-    if request.kind == "cut" and len(nodes) < 2:
-        raise UsageError("A cut needs two nodes or more.", "Name the source first and the target last.")
-    if request.kind == "patch" and not (request.prompt or "").strip():
-        raise UsageError("The prompt to take values from is blank.", "Pass some text.")
-    if request.prompts is not None and not all(prompt.strip() for prompt in request.prompts):
-        raise UsageError("One of the prompts is blank.", "Leave it out.")
-    return nodes
 
 
 def _check_limit(limit: int | None) -> None:

@@ -12,7 +12,7 @@ Role = Literal["reader", "editor", "admin"]
 ROLES: tuple[Role, ...] = get_args(Role)  # each may do what those before it may
 AnnotationKind = Literal["note", "tag", "name", "supernode"]
 SubjectKind = Literal["circuit", "node", "edge", "feature", "concept", "collection"]
-JobKind = Literal["trace", "label", "rebuild"]
+JobKind = Literal["trace", "label", "rebuild", "patch", "components", "faithfulness", "intervene", "verify"]
 JobState = Literal["queued", "running", "done", "failed", "cancelled"]
 
 
@@ -141,7 +141,7 @@ class JobRow(Record):
     started_at: str | None = None
     finished_at: str | None = None
     error: str | None = Field(None, description="why it failed, and what to do")
-    circuit: str | None = Field(None, description="what a trace made")
+    circuit: str | None = Field(None, description="what it made, or what it was about")
 
 
 class JobDetail(JobRow):

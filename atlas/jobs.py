@@ -7,26 +7,28 @@ in the name of who asked for it.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 from sqlalchemy.orm import Session
 
-from atlas import access
+from atlas import access, causal_requests
 from atlas.base import AtlasBase
-from atlas.catalog import job_times, workers
+from atlas.catalog import annotations as notes
+from atlas.catalog import circuits, job_times, workers
 from atlas.catalog import jobs as rows
 from atlas.catalog.jobs import Draft
 from atlas.catalog.tables import Job
 from atlas.catalog.values import clean
+from atlas.causal_requests import SHIPPED
+from atlas.circuit import Circuit
 from atlas.errors import AccessDenied, UsageError
 from atlas.group_records import Changed, JobDetail, JobRow, JobState, Queued, TraceRequest, WorkerRow
-from atlas.records import Record, Table
+from atlas.records import ImportedSupernode, Record, RecordOrDict, Table, as_dict
 from atlas.settings import Settings
 
 FEW = 10  # so many prompts at once, or less, go before larger batches: somebody waits for them
 TITLE = 100  # characters
-SHIPPED = "demo"  # the profile that is there without any atlas.toml
 
 
 class LabelRequest(Record):
@@ -45,7 +47,12 @@ class RebuildRequest(Record):
     take_over: bool = False
 
 
-_REQUESTS: dict[str, type[Record]] = {"label": LabelRequest, "rebuild": RebuildRequest}
+QueuedKind = Literal["label", "rebuild", "patch", "components", "faithfulness", "intervene", "verify"]
+_REQUESTS: dict[str, type[Record]] = {
+    "label": LabelRequest,
+    "rebuild": RebuildRequest,
+    **causal_requests.REQUESTS,
+}
 
 
 class JobVerbs(AtlasBase):
@@ -73,21 +80,24 @@ class JobVerbs(AtlasBase):
         ]
         return self._enqueue(drafts, batch)
 
-    def enqueue(self, kind: Literal["label", "rebuild"], arguments: dict[str, Any]) -> Queued:
-        """Queue a labelling or (admins) a rebuild. Raises UsageError, StoreUnavailable when the queue is full."""
-        if kind not in _REQUESTS:
-            raise UsageError(f"There is no kind of job {kind!r} to queue.", "Queue label or rebuild, or trace prompts.")
-        try:
-            given = _REQUESTS[kind].model_validate(arguments).model_dump(exclude_defaults=True)
-        except ValidationError as error:
-            fault = error.errors()[0]
-            place = ".".join(str(part)[:60] for part in fault["loc"])
-            raise UsageError(
-                f"The argument {place!r} of a {kind} job cannot be used: {fault['msg']}.",
-                f"Arguments are: {', '.join(_REQUESTS[kind].model_fields) or 'none'}.",
-            ) from None
-        title = f"label features{' of ' + given['model'] if 'model' in given else ''}" if kind == "label" else "rebuild"
-        draft = Draft(kind, _title(title), given, job_times.group_of(kind), 1 if kind == "rebuild" else 0)
+    def enqueue(self, kind: QueuedKind, arguments: RecordOrDict) -> Queued:
+        """Queue a labelling, patching, a component circuit, faithfulness curves, an intervention, a verification or (admins) a
+        rebuild. `arguments`: the request, e.g. a VerifyRequest, or the same as a dict.
+
+        Raises UsageError for a request that no worker could do, NotFound or Ambiguous for its circuit or a node, StoreUnavailable
+        when the queue is full.
+        """
+        request = causal_requests.read(kind, as_dict(arguments), _REQUESTS)
+        priority = 1
+        if kind == "rebuild":
+            title, group = "rebuild", job_times.group_of(kind)
+        elif isinstance(request, LabelRequest):
+            title, group = f"label features{' of ' + request.model if request.model else ''}", job_times.group_of(kind)
+            priority = 0
+        else:
+            request, title, group = causal_requests.prepared(self.settings, request, self._circuit_of)
+        given = request.model_dump(mode="json", exclude_defaults=True)
+        draft = Draft(kind, _title(title), given, group, priority)
         return self._enqueue([draft], None, "admin" if kind == "rebuild" else "editor")
 
     def jobs(
@@ -151,6 +161,12 @@ class JobVerbs(AtlasBase):
             return _estimate(session, requests)
 
     # -- inside
+
+    def _circuit_of(self, circuit: str) -> tuple[Circuit, str, list[ImportedSupernode]]:
+        with self.catalog.read() as session:
+            circuit_id = circuits.resolve(session, circuit)
+            name, supernodes = circuits.get(session, circuit_id).name, notes.supernodes(session, circuit_id)
+        return self._load(circuit_id), name, supernodes
 
     def _enqueue(self, drafts: list[Draft], batch: str | None, role: access.Role = "editor") -> Queued:
         if batch is not None and not (batch := clean(batch.strip())[:TITLE]):
@@ -222,10 +238,10 @@ def group_of(request: TraceRequest) -> str:
 
 
 def _estimate(session: Session, requests: list[TraceRequest]) -> float | None:
-    known = job_times.speeds(session, map(group_of, requests))
+    known = job_times.speeds(session, [("trace", group_of(request)) for request in requests])
     total = 0.0
     for request in requests:
-        like = known[group_of(request)]
+        like = known["trace", group_of(request)]
         if like is None:
             return None
         total += like.of(request.prompt, request.token_ids)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, WithJsonSchema
 
 from atlas.circuit import CircuitRecord
 
@@ -12,6 +12,18 @@ from atlas.circuit import CircuitRecord
 class Record(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
+
+def as_dict(value: Any) -> dict[str, Any]:
+    """What a record was made from, or the dict that it may be given as. Raises ValueError for anything else."""
+    if isinstance(value, Record):
+        return value.model_dump(mode="json", exclude_unset=True)
+    if not isinstance(value, dict):
+        raise ValueError("not an object")
+    return value
+
+
+# An argument that is a record or the same as a dict, here and over HTTP.
+RecordOrDict = Annotated[dict[str, Any] | Record, PlainValidator(as_dict), WithJsonSchema({"type": "object"})]
 
 Row = TypeVar("Row", bound=Record)
 

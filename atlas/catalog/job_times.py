@@ -36,9 +36,10 @@ class Speed:
         return self.per_token * max(1.0, self.tokens_per_character * len(prompt))
 
 
-def speed(session: Session, group_key: str) -> Speed | None:
-    """None when no job of this group has ended yet. Traces that were in the atlas already do not count."""
-    query = select(Job).where(Job.group_key == group_key, Job.state == "done").order_by(Job.finished_at.desc())
+def speed(session: Session, kind: str, group_key: str) -> Speed | None:
+    """None when no job of this kind and group has ended yet. Traces that were in the atlas already do not count."""
+    like = (Job.kind == kind, Job.group_key == group_key, Job.state == "done")
+    query = select(Job).where(*like).order_by(Job.finished_at.desc())
     took: list[float] = []
     per_token: list[float] = []
     tokens = characters = 0
@@ -63,8 +64,9 @@ def speed(session: Session, group_key: str) -> Speed | None:
     )
 
 
-def speeds(session: Session, group_keys: Iterable[str]) -> dict[str, Speed | None]:
-    return {key: speed(session, key) for key in set(group_keys)}
+def speeds(session: Session, likes: Iterable[tuple[str, str]]) -> dict[tuple[str, str], Speed | None]:
+    """By (kind, group)."""
+    return {like: speed(session, *like) for like in set(likes)}
 
 
 def seconds_left(session: Session, jobs: Iterable[Job]) -> dict[str, float]:
@@ -75,20 +77,20 @@ def seconds_left(session: Session, jobs: Iterable[Job]) -> dict[str, float]:
     hands = max(1, workers.alive(session))
     ahead = list(
         session.execute(
-            select(Job.id, Job.group_key).where(Job.state == "queued").order_by(Job.priority.desc(), Job.id)
+            select(Job.id, Job.kind, Job.group_key).where(Job.state == "queued").order_by(Job.priority.desc(), Job.id)
         )
     )
     running = list(session.scalars(select(Job).where(Job.state == "running")))
-    known = speeds(session, [key for _, key in ahead] + [job.group_key for job in running])
+    known = speeds(session, [(kind, key) for _, kind, key in ahead] + [(job.kind, job.group_key) for job in running])
     left: dict[str, float] = {}
     total = 0.0
     for job in running:
-        rest = _rest(job, known[job.group_key])
+        rest = _rest(job, known[job.kind, job.group_key])
         if rest is not None:
             left[job.id] = rest
             total += rest
-    for job_id, key in ahead:
-        its = known[key]
+    for job_id, kind, key in ahead:
+        its = known[kind, key]
         if its is None:
             break  # nothing can be said about those behind it either
         total += its.per_job

@@ -300,7 +300,7 @@ def _columns(job: Job, seconds_left: float | None) -> dict[str, Any]:
         "started_at": job.started_at,
         "finished_at": job.finished_at,
         "error": f"{error['message']} {error.get('hint', '')}".strip() if error else None,
-        "circuit": (job.result or {}).get("circuit") if job.kind == "trace" else None,
+        "circuit": (job.result or {}).get("circuit"),
     }
 
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 from atlas.access import Role
 from atlas.api import Atlas
+from atlas.causal_requests import REQUESTS as CAUSAL
 from atlas.errors import InputRejected
 from atlas.records import Table
 
@@ -49,7 +50,12 @@ def _no_folders(atlas: Atlas, given: dict[str, Any]) -> None:
 
 
 def _no_folders_in_arguments(atlas: Atlas, given: dict[str, Any]) -> None:
-    for value in given.get("arguments", {}).values():
+    arguments = given.get("arguments", {})
+    if given.get("kind") in CAUSAL:  # prompts may look like folders, and `model` alone could be one
+        if arguments.get("model") is not None:
+            refuse_folder(str(arguments["model"]))
+        return
+    for value in arguments.values():
         if isinstance(value, str) and ("/" in value or "\\" in value or value.startswith((".", "~"))):
             refuse_folder(value)
 
@@ -90,6 +96,10 @@ ROWS = (
     Row("paths"),
     Row("compare"),
     Row("cypher", check=_rows_of_the_server),
+    Row("interventions"),
+    Row("intervention"),
+    Row("edge_marks"),
+    Row("measurements"),
     Row("annotations"),
     Row("collections"),
     Row("jobs"),
@@ -107,6 +117,9 @@ ROWS = (
     Row("put_labels", "write", "editor"),
     Row("define_concept", "write", "editor"),
     Row("delete_concept", "write", "editor"),
+    Row("add_intervention", "write", "editor"),
+    Row("add_interventions", "write", "editor"),
+    Row("add_measurement", "write", "editor"),
     Row("annotate", "write", "editor"),
     Row("change_annotation", "write", "editor"),
     Row("remove_annotation", "write", "editor"),
