@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.routing import BaseRoute
 
-from atlas import authentication, logs
+from atlas import authentication, logs, memory
 from atlas.api import Atlas
 from atlas.settings import load_settings
 from ui import auth, cookies, sign_in
@@ -42,6 +42,7 @@ def _served() -> tuple[list[BaseRoute], AbstractAsyncContextManager[None]]:
     return [*routes, *made.routes], made.running()
 
 
+memory.limit_fragmentation()
 if load_settings().accounts:
     logs.setup_from(load_settings(), "info")
 _routes, _running = _served()

@@ -12,7 +12,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.routing import BaseRoute, Mount
 
-from atlas import logs
+from atlas import logs, memory
 from atlas.api import Atlas
 from atlas.errors import UsageError
 from atlas.health import ops_routes
@@ -73,6 +73,7 @@ def make_site(atlas: Atlas) -> Starlette:
 
 def serve(atlas: Atlas, listening: socket.socket, behind_tls: bool) -> None:
     """Answer until Ctrl-C or SIGTERM. `behind_tls`: believe the proxy in front about the scheme and who asks."""
+    memory.limit_fragmentation()
     logs.setup_from(atlas.settings, "info")
     config = uvicorn.Config(
         RequestLog(make_site(atlas)),
