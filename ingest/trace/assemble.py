@@ -89,16 +89,21 @@ def assemble(
         Target(kind="feature", what=f"{layer}/{index}", position=int(position))
         for layer, position, index in graph.features[graph.explained_features]
     ]
-    provenance = Provenance(
+    return Circuit(
+        asked.model_copy(update={"targets": targets, "scores": scores, "provenance": provenance(model, actor)}),
+        nodes,
+        edges,
+    )
+
+
+def provenance(model: Model, actor: str) -> Provenance:
+    """Who made it, now, with what."""
+    return Provenance(
         created_by=actor,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         dtype=model.dtype_name,
-        device=_device_name(model),
-        versions={name: _version(name) for name in ("circuit-atlas", "torch", "transformers", "numpy")}
-        | {"python": python_version()},
-    )
-    return Circuit(
-        asked.model_copy(update={"targets": targets, "scores": scores, "provenance": provenance}), nodes, edges
+        device=device_name(model),
+        versions=versions(),
     )
 
 
