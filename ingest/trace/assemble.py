@@ -102,8 +102,9 @@ def provenance(model: Model, actor: str) -> Provenance:
         created_by=actor,
         created_at=datetime.now(UTC).isoformat(timespec="seconds"),
         dtype=model.dtype_name,
-        device=device_name(model),
-        versions=versions(),
+        device=_device_name(model),
+        versions={name: _version(name) for name in ("circuit-atlas", "torch", "transformers", "numpy")}
+        | {"python": python_version()},
     )
 
 
