@@ -35,6 +35,8 @@ VERSION_HEADER = "circuit-atlas-version"
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 CONNECT_SECONDS = 10.0
 ANSWER_SECONDS = 600.0  # paths through a large atlas take minutes
+# a connection that waited longer is not used again: servers close theirs after 5 s or more, and a write that meets that is lost
+IDLE_SECONDS = 2.0
 WAITS = (0.2, 1.0)  # seconds between the tries of a question
 
 
@@ -56,6 +58,7 @@ class RemoteAtlas(Atlas):
             base_url=f"{self.address}/api/v1/",
             headers={"Authorization": f"Bearer {token}", "User-Agent": f"circuit-atlas/{version('circuit-atlas')}"},
             timeout=httpx.Timeout(ANSWER_SECONDS, connect=CONNECT_SECONDS),
+            limits=httpx.Limits(keepalive_expiry=IDLE_SECONDS),
             trust_env=urlsplit(self.address).hostname not in LOOPBACK,  # no proxy between two ends of one machine
         )
         try:

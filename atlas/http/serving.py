@@ -21,6 +21,9 @@ from atlas.http.mcp_endpoint import mcp_route
 from atlas.logs import RequestLog
 
 BACKLOG = 512
+KEEP_ALIVE_SECONDS = (
+    75  # longer than what proxies in front keep theirs, so that none sends into one that is being closed
+)
 GRACE_SECONDS = 10  # what still runs then is cut off
 
 
@@ -80,6 +83,7 @@ def serve(atlas: Atlas, listening: socket.socket, behind_tls: bool) -> None:
         log_level="warning",
         access_log=False,
         server_header=False,
+        timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=GRACE_SECONDS,
         proxy_headers=behind_tls,
         forwarded_allow_ips="*" if behind_tls else None,

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.client
 import re
+import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from importlib.metadata import version
 from typing import Any, ClassVar
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -17,6 +20,7 @@ from atlas.errors import AccessDenied, NotFound, QueryRefused, SchemaMismatch, S
 from atlas.group_records import TraceRequest
 from atlas.http.verbs import VERBS
 from atlas.records import Annotations, ImportedLabel, ImportedSupernode, NewLabel
+from atlas.remote import IDLE_SECONDS
 from tests.conftest import make_circuit
 
 pytestmark = pytest.mark.embedded
@@ -286,3 +290,15 @@ def test_a_disabled_account_is_refused_in_the_middle(served) -> None:
         served.local.change_person("leaver1", disabled=True)
         with pytest.raises(AccessDenied, match="disabled"):
             remote.annotate("a-b", "note", "gone")
+
+
+@pytest.mark.slow
+def test_the_server_keeps_an_idle_connection_longer_than_any_client_uses_it_again(served) -> None:
+    host, port = urlsplit(served.url).hostname, urlsplit(served.url).port
+    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection.request("GET", "/healthz")
+    assert connection.getresponse().read()
+    assert connection.sock is not None
+    connection.sock.settimeout(3 * IDLE_SECONDS)
+    with pytest.raises(TimeoutError):  # nothing comes, not the end either
+        connection.sock.recv(1, socket.MSG_PEEK)
