@@ -43,12 +43,18 @@ def every_place(model: DecoderModel, sites: Iterable[SiteName] = SITE_NAMES) -> 
 
 @contextmanager
 def hooked(
-    model: DecoderModel, reads: Iterable[Place] = (), writes: Mapping[Place, Edit] | None = None
+    model: DecoderModel,
+    reads: Iterable[Place] = (),
+    writes: Mapping[Place, Edit] | None = None,
+    blocks: list[Block] | None = None,
 ) -> Iterator[dict[Place, torch.Tensor]]:
-    """Within it every pass of the network goes through `writes`, and the latest values at `reads` lie in the result."""
+    """Within it every pass of the network goes through `writes`, and the latest values at `reads` lie in the result.
+
+    blocks: the model's, where the caller has them at hand.
+    """
     seen: dict[Place, torch.Tensor] = {}
     edits, wanted = writes or {}, set(reads)
-    blocks = model.blocks()
+    blocks = model.blocks() if blocks is None else blocks
     handles: list[Any] = []
 
     def through(place: Place, value: torch.Tensor) -> torch.Tensor:
