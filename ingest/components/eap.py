@@ -20,13 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ingest.components.split import Hook, Metric, Progress, Tokens, answers_only, hooked, writes
+from ingest.components.split import Hook, Metric, Progress, Tokens, answers_only, with_hooks, writes
 from ingest.components.wiring import Wiring
 from ingest.models.decoder import Block, DecoderModel, Projection
 
@@ -125,7 +124,7 @@ class Passes:
         model, cases = self.model, self.cases
         ids = cases.clean.to(model.device)
         start, end = model.embedding(cases.corrupted.to(model.device)), model.embedding(ids)
-        with torch.no_grad(), hooked(writes(model, self.wiring, self._keep)):
+        with torch.no_grad(), with_hooks(writes(model, self.wiring, self._keep)):
             model.body(input_ids=cases.corrupted.to(model.device), use_cache=False)
         for step in range(1, self.steps + 1):
             point = torch.lerp(start, end, step / self.steps).requires_grad_()
@@ -134,7 +133,7 @@ class Passes:
                 hooks += writes(model, self.wiring, self._less)
             hooks.append((model.embedding, "after", lambda module, args, output, point=point: point))
             hooks.append(answers_only(model, cases.lengths))
-            with torch.enable_grad(), hooked(hooks):
+            with torch.enable_grad(), with_hooks(hooks):
                 logits = model.network(input_ids=ids, use_cache=False).logits[:, 0]
                 value = self.metric(logits, cases).sum()
             value.backward()

@@ -40,7 +40,7 @@ class Tokens(Protocol):
 
 
 @contextmanager
-def hooked(hooks: Sequence[Hook]) -> Iterator[None]:
+def with_hooks(hooks: Sequence[Hook]) -> Iterator[None]:
     """`before` hooks get (module, args), `after` hooks (module, args, output), as torch's do."""
     handles = []
     try:
@@ -104,7 +104,7 @@ class SplitNetwork:
         out = torch.empty(
             self.wiring.n_sources, *ids.shape, self.model.width, dtype=self.model.dtype, device=self.model.device
         )
-        with hooked(writes(self.model, self.wiring, out.__setitem__)):
+        with with_hooks(writes(self.model, self.wiring, out.__setitem__)):
             self.model.body(input_ids=ids, use_cache=False)
         return out
 
@@ -176,11 +176,18 @@ class SplitNetwork:
 
         ids: (R, P) clean. keep: (E,), or (R, E) a circuit of its own for every row. other: (S, R or 1, P or 1, d).
         """
+        return self.forward_with_outputs(ids, lengths, keep, other)[0]
+
+    def forward_with_outputs(
+        self, ids: torch.Tensor, lengths: torch.Tensor, keep: torch.Tensor, other: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `forward`, and (S, R, P, d) what the sources added in this run."""
         model = self.model
         with model.ungrouped():
             run = _Run(model, self.wiring, self._mask(keep), other, ids.shape)
-            with hooked([*run.hooks(), answers_only(model, lengths)]):
-                return model.network(input_ids=ids.to(model.device), use_cache=False).logits[:, 0]
+            with with_hooks([*run.hooks(), answers_only(model, lengths)]):
+                logits = model.network(input_ids=ids.to(model.device), use_cache=False).logits[:, 0]
+            return logits, run.change() + other
 
     def _mask(self, keep: torch.Tensor) -> torch.Tensor:
         """(..., E) -> (..., S, T)."""
@@ -245,10 +252,14 @@ class _Run:
         self.done += len(values)
         self.base[self.done] = before + other.sum(0)
 
+    def change(self) -> torch.Tensor:
+        """(S, R, P, d) this run's outputs less the other ones, as far as they are made."""
+        return torch.cat(self.pieces) if self.buffer is None else self.buffer
+
     def inputs(self, wanted: slice) -> torch.Tensor:
         """(n, R, P, d) the streams that n inputs read."""
         seen = int(self.wiring.seen[wanted.start])
-        change = (torch.cat(self.pieces) if self.buffer is None else self.buffer)[:seen].flatten(2)  # (s, R, P * d)
+        change = self.change()[:seen].flatten(2)  # (s, R, P * d)
         mask = self.mask[..., :seen, wanted]
         if mask.ndim == 2:
             mixed = (mask.T @ change.flatten(1)).view(-1, *self.shape)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from ingest.components.eap import edge_scores
-from ingest.components.split import SplitNetwork, hooked
+from ingest.components.split import SplitNetwork, with_hooks
 from ingest.models import FAMILIES, load_model
 from tests.ingest.components.test_split import Cases
 from tests.ingest.trace.conftest import VOCABULARY, write_model
@@ -38,7 +38,7 @@ def by_autograd(model, cases, steps):
     total = torch.zeros(split.wiring.n_edges, dtype=torch.float64)
     for step in range(1, steps + 1):
         point = start + step / steps * (end - start)
-        with hooked([(model.embedding, "after", lambda module, args, output, point=point: point)]):
+        with with_hooks([(model.embedding, "after", lambda module, args, output, point=point: point)]):
             here = split.outputs(cases.clean)
             keep = torch.ones(split.wiring.n_edges, dtype=torch.float64, requires_grad=True)
             logits = split.forward(cases.clean, cases.lengths, keep, here - change)
@@ -67,7 +67,7 @@ def test_a_node_scores_what_its_whole_output_does_to_first_order(model, cases):
         stream = args[0].requires_grad_()
         stream.register_hook(lambda gradient: kept.setdefault("gradient", gradient))
 
-    with hooked([(model.blocks()[layer].layer, "before", watch)]):
+    with with_hooks([(model.blocks()[layer].layer, "before", watch)]):
         logits = model.network(cases.clean).logits[torch.arange(3), cases.lengths - 1]
     difference(logits, cases).sum().backward()
     seen = split.wiring.seen_by_heads(layer)
