@@ -222,8 +222,11 @@ def check_request(settings: Settings, request: TraceRequest, where: str = "") ->
                 f"{where}The profile names the model and its transcoders already.",
                 "Leave the model and the transcoders out, or the profile.",
             )
-        if request.profile != SHIPPED:
-            settings.profile(request.profile)
+        if request.profile != SHIPPED and not settings.profile(request.profile).transcoders:
+            raise UsageError(
+                f"{where}The profile {request.profile} names no transcoders, and a trace needs them.",
+                "Name them in atlas.toml, or use `atlas components`.",
+            )
     elif not request.model or not request.transcoders:
         raise UsageError(
             f"{where}A trace needs a model and its transcoders.", f"Name both, or a profile such as {SHIPPED}."

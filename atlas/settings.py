@@ -33,10 +33,10 @@ def default_home() -> Path:
 
 
 class Profile(BaseModel):
-    """A model and the transcoder set that fits it; each a folder or a hub name."""
+    """A model and the transcoder set that fits it; each a folder or a hub name. Without a set: for work on components only."""
 
     model: str
-    transcoders: str
+    transcoders: str = ""
 
 
 class Settings(BaseSettings):

@@ -44,8 +44,8 @@ def run_worker(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32.")] = None,
     kinds: Annotated[
-        str, typer.Option(help="Which kinds of jobs to do, comma-separated: trace, label, rebuild.")
-    ] = "trace,label,rebuild",
+        str, typer.Option(help="Which kinds of jobs to do, comma-separated; default: all.")
+    ] = "trace,label,rebuild,patch,components,faithfulness,intervene,verify",
     drain: Annotated[bool, typer.Option("--drain", help="Stop when no job waits.")] = False,
     once: Annotated[bool, typer.Option("--once", help="Stop after one job, or when none waits.")] = False,
     metrics_port: Annotated[

@@ -5,15 +5,20 @@ from atlas.cli import (  # noqa: F401
     backup,
     circuits,
     collections,
+    components,
     demo,
+    faithfulness,
     files,
+    intervene,
     jobs,
     labels,
+    patch,
     people,
     questions,
     serve,
     servers,
     trace,
+    verify,
 )
 from atlas.cli.main import app
 
@@ -21,6 +26,11 @@ ORDER = [
     "demo",
     "trace",
     "prune",
+    "patch",
+    "components",
+    "faithfulness",
+    "intervene",
+    "verify",
     "import",
     "export",
     "circuits",
@@ -45,6 +55,8 @@ ORDER = [
     "up",
     "down",
 ]
+NOUNS = ["notes", "collections", "worker", "jobs", "people"]
 app.registered_commands.sort(
     key=lambda command: ORDER.index(str(command.name or getattr(command.callback, "__name__", "")))
 )
+app.registered_groups.sort(key=lambda group: NOUNS.index(str(group.name)))

@@ -17,6 +17,7 @@ from atlas.catalog.tables import Person
 from atlas.errors import AtlasError, StoreUnavailable
 from atlas.group_records import TraceRequest
 from atlas.jobs import LabelRequest, RebuildRequest
+from ingest.worker import causal
 from ingest.worker.models import LoadedModels, trace_arguments
 
 LOG = logging.getLogger("ingest.worker")
@@ -105,6 +106,9 @@ def _do(atlas: Atlas, claim: Claim, models: LoadedModels, report: Report) -> dic
             author = as_author(atlas, claim.author, "admin")
             asked = RebuildRequest.model_validate(claim.arguments)
             return author.rebuild(progress=report, take_over=asked.take_over).model_dump(mode="json")
+        case "patch" | "components" | "faithfulness" | "intervene" | "verify":
+            author = as_author(atlas, claim.author, "editor")
+            return causal.perform(author, claim, models, report)
         case _:
             raise AtlasError(f"This worker does not know the kind of job {claim.kind!r}.", "Upgrade the worker.")
 

@@ -24,7 +24,7 @@ from ingest.worker.work import JobLost, perform, wait
 
 T = TypeVar("T")
 LOG = logging.getLogger("ingest.worker")
-KINDS = ("trace", "label", "rebuild")
+KINDS = ("trace", "label", "rebuild", "patch", "components", "faithfulness", "intervene", "verify")
 STREAK = 20  # jobs of one model in a row before an older job of another gets its turn
 GRACE_SECONDS = 8.0  # a job may go on for so long after SIGTERM before it is handed back; Docker allows 10
 _TICK = 0.05

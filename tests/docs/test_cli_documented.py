@@ -50,5 +50,5 @@ def test_every_verb_and_option_has_a_help_text_and_every_verb_takes_json() -> No
 
 
 def test_the_verbs_of_the_contract_are_there_and_unfinished_ones_are_not() -> None:
-    expected = "demo trace prune worker jobs import export circuits show delete annotate notes collections label search paths compare cypher rebuild migrate doctor backup restore health ui serve mcp people audit up down"
+    expected = "demo trace prune patch components faithfulness intervene verify worker jobs import export circuits show delete annotate notes collections label search paths compare cypher rebuild migrate doctor backup restore health ui serve mcp people audit up down"
     assert set(commands()) == set(expected.split())
