@@ -8,7 +8,17 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from atlas.bundle.archive import BundleReader
-from atlas.bundle.lines import BACKUP_LINES, EXPORT_LINES, CircuitLine, CollectionLine, Line, ModelLine, latest
+from atlas.bundle.lines import (
+    BACKUP_LINES,
+    EXPORT_LINES,
+    CircuitLine,
+    CollectionLine,
+    InterventionLine,
+    Line,
+    MeasurementLine,
+    ModelLine,
+    latest,
+)
 from atlas.catalog import circuits, models
 from atlas.catalog.migrate import HEAD
 from atlas.circuit import Circuit
@@ -87,6 +97,8 @@ def _check_references(reader: BundleReader, line: Line, ids: set[str], number: i
         for part in line.sets:
             for name in (part.name, *part.aliases):
                 models.check_name(name, "transcoder set")
+    if isinstance(line, InterventionLine | MeasurementLine) and line.circuit_id not in ids:
+        raise _rejected(reader, line.kind, number, f"the circuit {line.circuit_id} is not in the file")
     if isinstance(line, CollectionLine) and (lost := {member.circuit for member in line.members} - ids):
         raise _rejected(reader, line.kind, number, f"the circuit {min(lost)} is not in the file")
 

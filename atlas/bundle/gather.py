@@ -19,9 +19,11 @@ from atlas.bundle.lines import (
     CollectionLine,
     ConceptLine,
     FactLine,
+    InterventionLine,
     JobLine,
     LabelLine,
     Line,
+    MeasurementLine,
     MemberPart,
     ModelLine,
     NodeLabelPart,
@@ -43,8 +45,10 @@ from atlas.catalog.tables import (
     CircuitEntry,
     CollectionRow,
     Concept,
+    Intervention,
     Job,
     Label,
+    Measurement,
     Membership,
     Meta,
     ModelAlias,
@@ -183,6 +187,16 @@ def _of_circuits(
     return found
 
 
+def _interventions(session: Session) -> Iterator[InterventionLine]:
+    for row in _rows(session, select(*_columns(Intervention)).order_by(Intervention.id)):
+        yield _filled(InterventionLine, row)
+
+
+def _measurements(session: Session) -> Iterator[MeasurementLine]:
+    for row in _rows(session, select(*_columns(Measurement, kind="measurement")).order_by(Measurement.id)):
+        yield _filled(MeasurementLine, row)
+
+
 def _labels(session: Session) -> Iterator[LabelLine]:
     for row in _rows(session, select(*_columns(Label)).order_by(Label.id)):
         yield _filled(LabelLine, row)
@@ -238,6 +252,8 @@ def _facts(session: Session) -> Iterator[FactLine]:
 _READERS: dict[type[Line], Callable[[Session], Iterator[Line]]] = {
     ModelLine: _models,
     CircuitLine: _circuits,
+    InterventionLine: _interventions,
+    MeasurementLine: _measurements,
     LabelLine: _labels,
     CollectionLine: _collections,
     ConceptLine: _concepts,

@@ -7,15 +7,27 @@ would stay the newest for ever. A backup is not held to that: a clock that was w
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import numpy as np
-from pydantic import AfterValidator, Base64Bytes, BaseModel, ConfigDict, Field, StringConstraints, ValidationInfo
+from pydantic import (
+    AfterValidator,
+    Base64Bytes,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    model_validator,
+)
 
 from atlas.access import Role
+from atlas.catalog import interventions, measurements
+from atlas.causal_records import InterventionResult, MeasurementKind
 from atlas.circuit import parse_feature_key
-from atlas.errors import NotFound
+from atlas.errors import InputRejected, NotFound
 from atlas.group_records import AnnotationKind, JobKind, JobState, SubjectKind
 
 _INDEXED_BYTES = 2500  # Postgres holds no longer ones in an index
@@ -67,6 +79,19 @@ def _short(text: str) -> str:
     if len(text.encode()) > _INDEXED_BYTES:
         raise ValueError(f"a name of more than {_INDEXED_BYTES} bytes")
     return text
+
+
+def _held(check: Callable[[], Any]) -> None:
+    """Raises ValueError where the catalog would not take it."""
+    try:
+        check()
+    except InputRejected as error:
+        raise ValueError(error.message.rstrip(".")) from error
+
+
+def _intervention(result: InterventionResult) -> InterventionResult:
+    _held(lambda: interventions.checked(result))
+    return result
 
 
 Text = Annotated[str, AfterValidator(_no_nul)]
@@ -241,6 +266,31 @@ class AnnotationLine(Line, Signed):
     undoes: Id | None
 
 
+class InterventionLine(Line, Signed):
+    """One intervention in the real model."""
+
+    kind = "interventions"
+    id: Id
+    circuit_id: CircuitId
+    battery: Key | None
+    document: Annotated[InterventionResult, AfterValidator(_intervention)]
+
+
+class MeasurementLine(Line, Signed):
+    """A verification or faithfulness curves; `document` is a VerifyResult or a FaithfulnessResult."""
+
+    kind = "measurements"
+    id: Id
+    circuit_id: CircuitId
+    measurement: MeasurementKind
+    document: dict[str, Any]
+
+    @model_validator(mode="after")
+    def _checked(self) -> Self:
+        _held(lambda: measurements.checked(self.measurement, self.document))
+        return self
+
+
 class AuditLine(Line):
     kind = "audit"
     id: Id
@@ -323,6 +373,8 @@ EXPORT_LINES: tuple[type[Line], ...] = (
     ModelLine,
     AnnotationLine,
     CircuitLine,
+    InterventionLine,
+    MeasurementLine,
     LabelLine,
     CollectionLine,
     ConceptLine,

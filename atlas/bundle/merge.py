@@ -86,7 +86,7 @@ class Tally:
 Work = Callable[[Session], Tally]
 
 
-def _by(signed: Signed, sign: Signer) -> dict[str, str]:
+def signed_by(signed: Signed, sign: Signer) -> dict[str, str]:
     return {"author": sign(signed.author), "created_at": signed.created_at}
 
 
@@ -198,7 +198,7 @@ def _merge_node_labels(session: Session, line: CircuitLine, sign: Signer, tally:
         new = label.id not in ids and (label.node_key, label.text) not in texts
         tally.count("node labels", new)
         if new:
-            values = label.model_dump(exclude={"author", "created_at"}) | _by(label, sign)
+            values = label.model_dump(exclude={"author", "created_at"}) | signed_by(label, sign)
             session.add(NodeLabel(circuit_id=line.id, **values))
         ids.add(label.id)
         texts.add((label.node_key, label.text))
@@ -211,7 +211,7 @@ def _merge_pins(session: Session, line: CircuitLine, sign: Signer, tally: Tally)
         tally.count("pins", pin.node_key not in pins)
         if pin.node_key not in pins:
             values = {"node_key": pin.node_key, "resolved": pin.resolved, "ordinal": place}
-            session.add(Pin(circuit_id=line.id, **values, **_by(pin, sign)))
+            session.add(Pin(circuit_id=line.id, **values, **signed_by(pin, sign)))
         pins.add(pin.node_key)
 
 
@@ -225,7 +225,7 @@ def _merge_supernodes(session: Session, line: CircuitLine, sign: Signer, tally: 
         new = group.id not in ids and identity not in groups
         tally.count("supernodes", new)
         if new:
-            values = group.model_dump(exclude={"author", "created_at"}) | _by(group, sign)
+            values = group.model_dump(exclude={"author", "created_at"}) | signed_by(group, sign)
             session.add(Supernode(circuit_id=line.id, **values))
             changed = True
         ids.add(group.id)
@@ -279,7 +279,7 @@ def merge_labels(
 
 
 def _label_row(line: LabelLine, sign: Signer, embeddings: Embeddings) -> dict[str, Any]:
-    row = line.model_dump(exclude={"author", "created_at"}) | _by(line, sign)
+    row = line.model_dump(exclude={"author", "created_at"}) | signed_by(line, sign)
     vector, encoder = embeddings.vectors.get(line.id, (None, None))
     return row | {"rank": label_store.rank(line.method), "embedding": vector, "encoder": encoder}
 
@@ -293,14 +293,14 @@ def merge_collections(session: Session, batch: Sequence[CollectionLine], sign: S
         new = session.get(CollectionRow, line.name) is None
         tally.count("collections", new)
         if new:
-            session.add(CollectionRow(name=line.name, **_by(line, sign)))
+            session.add(CollectionRow(name=line.name, **signed_by(line, sign)))
             session.flush()
         there = set(session.scalars(select(Membership.circuit_id).where(Membership.collection == line.name)))
         joining = {member.circuit: member for member in line.members if member.circuit not in there}
         tally.added["memberships"] += len(joining)
         tally.known["memberships"] += len(line.members) - len(joining)
         for member in joining.values():
-            session.add(Membership(collection=line.name, circuit_id=member.circuit, **_by(member, sign)))
+            session.add(Membership(collection=line.name, circuit_id=member.circuit, **signed_by(member, sign)))
         if new or joining:
             session.flush()
             tally.announced.append(outbox.announce(session, "collection", line.name))
@@ -313,7 +313,7 @@ def merge_concepts(session: Session, batch: Sequence[ConceptLine], sign: Signer)
         here = session.get(Concept, line.name)
         tally.count("concepts", here is None)
         if here is None:
-            session.add(Concept(name=line.name, features=line.features, **_by(line, sign)))
+            session.add(Concept(name=line.name, features=line.features, **signed_by(line, sign)))
             session.flush()
             tally.announced.append(outbox.announce(session, "concept", line.name))
         elif set(here.features) != set(line.features):
@@ -334,7 +334,7 @@ def merge_log(session: Session, batch: Sequence[AnnotationLine], sign: Signer) -
     tally = Tally(added=Counter(annotations=len(fresh)), known=Counter(annotations=len(known)))
     if not fresh:
         return tally
-    rows = [line.model_dump(exclude={"annotation", "author", "created_at"}) | _by(line, sign) for line in fresh]
+    rows = [line.model_dump(exclude={"annotation", "author", "created_at"}) | signed_by(line, sign) for line in fresh]
     kinds = [{"kind": line.annotation} for line in fresh]
     session.execute(insert(Annotation), [row | kind for row, kind in zip(rows, kinds, strict=True)])
     said = {(line.subject_kind, line.subject, line.circuit_id, line.annotation) for line in fresh}

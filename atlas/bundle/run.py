@@ -12,8 +12,19 @@ from sqlalchemy.orm import Session
 from atlas.base import LABEL_BATCH
 from atlas.bundle.archive import BundleReader
 from atlas.bundle.check import circuit_of, lines
+from atlas.bundle.evidence import merge_interventions, merge_measurements
 from atlas.bundle.gather import Report
-from atlas.bundle.lines import AnnotationLine, CircuitLine, CollectionLine, ConceptLine, LabelLine, Line, ModelLine
+from atlas.bundle.lines import (
+    AnnotationLine,
+    CircuitLine,
+    CollectionLine,
+    ConceptLine,
+    InterventionLine,
+    LabelLine,
+    Line,
+    MeasurementLine,
+    ModelLine,
+)
 from atlas.bundle.merge import (
     Embeddings,
     Signer,
@@ -55,6 +66,8 @@ class Run:
         self.records(ModelLine, partial(merge_models, sign=self.sign))
         self.records(AnnotationLine, partial(merge_log, sign=self.sign))
         self._circuits()
+        self.records(InterventionLine, partial(merge_interventions, sign=self.sign))
+        self.records(MeasurementLine, partial(merge_measurements, sign=self.sign))
         self._labels(embeddings)
         self.records(CollectionLine, partial(merge_collections, sign=self.sign))
         self.records(ConceptLine, partial(merge_concepts, sign=self.sign))

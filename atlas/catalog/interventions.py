@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from pydantic import ValidationError
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session, undefer
 
 from atlas.catalog import annotation_log, audit, measurements
@@ -132,13 +132,15 @@ def row(entry: Intervention) -> InterventionRow:
 
 
 def count(session: Session, circuit_id: str) -> int:
-    return len(ids(session, circuit_id))
+    return session.scalar(select(func.count(Intervention.id)).where(Intervention.circuit_id == circuit_id)) or 0
 
 
-def ids(session: Session, circuit_id: str) -> list[str]:
-    """Oldest first."""
-    query = select(Intervention.id).where(Intervention.circuit_id == circuit_id)
-    return list(session.scalars(query.order_by(Intervention.created_at, Intervention.id)))
+def by_circuit(session: Session) -> dict[str, set[str]]:
+    """Ids by circuit, of the circuits that have any."""
+    found: dict[str, set[str]] = {}
+    for intervention_id, circuit_id in session.execute(select(Intervention.id, Intervention.circuit_id)):
+        found.setdefault(circuit_id, set()).add(intervention_id)
+    return found
 
 
 # -- what they say together

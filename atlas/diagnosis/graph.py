@@ -9,7 +9,7 @@ from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
 from atlas.api import Atlas
-from atlas.catalog import audit, circuits, collections, concepts, outbox
+from atlas.catalog import audit, circuits, collections, concepts, interventions, outbox
 from atlas.catalog import labels as label_store
 from atlas.catalog.projector import GIVE_UP
 from atlas.catalog.tables import OutboxEntry
@@ -28,6 +28,7 @@ class Difference:
 
     missing: list[str] = field(default_factory=list)
     strange: list[str] = field(default_factory=list)
+    evidence: list[str] = field(default_factory=list)
     labels: list[str] = field(default_factory=list)
     concepts: list[str] = field(default_factory=list)
     collections: list[str] = field(default_factory=list)
@@ -36,6 +37,7 @@ class Difference:
         parts = {
             "{} circuits missing": self.missing,
             "{} circuits too many": self.strange,
+            "{} circuits with evidence not as in the catalog": self.evidence,
             "{} labels not as in the catalog": self.labels,
             "{} concepts not as in the catalog": self.concepts,
             "{} collections not as in the catalog": self.collections,
@@ -135,6 +137,7 @@ def compare(atlas: Atlas, store: GraphStore) -> Difference:
     found = Difference(
         missing=[circuit for circuit in known if circuit not in ready], strange=sorted(set(there) - set(known))
     )
+    found.evidence = sorted(_evidence_differs(atlas, store) & ready & set(known))
     for batch in chunks(labelled):
         with atlas.catalog.read() as session:
             wanted = {key: label.text for key, label in label_store.current(session, batch).items()}
@@ -150,6 +153,20 @@ def compare(atlas: Atlas, store: GraphStore) -> Difference:
     return found
 
 
+def _evidence_differs(atlas: Atlas, store: GraphStore) -> set[str]:
+    """Circuits of which the graph has other interventions than the catalog, or other marks on edges."""
+    held = store.intervention_keys()
+    with atlas.catalog.read() as session:
+        wanted = interventions.by_circuit(session)
+        differing = {circuit for circuit in held.keys() | wanted.keys() if held.get(circuit) != wanted.get(circuit)}
+        for circuit in wanted.keys() - differing:
+            marks = {(mark.source, mark.target): mark.mark for mark in interventions.edge_marks(session, circuit)}
+            found = store.marks(circuit, list(marks))
+            if any(said != {marks[edge]} for edge, said in found.items()):
+                differing.add(circuit)
+    return differing
+
+
 def _mend(atlas: Atlas, store: GraphStore, found: Difference) -> None:
     with atlas.catalog.lock("projection"):
         for circuit in found.strange:
@@ -157,6 +174,7 @@ def _mend(atlas: Atlas, store: GraphStore, found: Difference) -> None:
 
     def announce(session: Session) -> list[int]:
         numbers = [outbox.announce(session, "put", circuit) for circuit in found.missing]
+        numbers += [outbox.announce(session, "evidence", circuit) for circuit in found.evidence]
         numbers += [outbox.announce(session, "features", keys=list(batch)) for batch in chunks(found.labels)]
         numbers += [outbox.announce(session, "concept", name) for name in found.concepts]
         numbers += [outbox.announce(session, "collection", name) for name in found.collections]

@@ -7,6 +7,7 @@ from typing import Any
 from atlas import Atlas
 from atlas.group_records import TraceRequest
 from atlas.records import ActivationExample, Annotations, ImportedLabel, ImportedSupernode, NewLabel
+from tests.causal.results import ablated, cut, scored, verification
 from tests.conftest import make_circuit
 from tests.graph_content import graph_content
 
@@ -26,7 +27,7 @@ EXAMPLES = [ActivationExample(tokens=[" Austin", "\n", "字"], activations=[0.0,
 
 def fill(atlas: Atlas) -> None:
     """Records of every kind, also such as were changed, undone or outlived what they are about."""
-    first = atlas.add(make_circuit("Dallas is"), annotations=BROUGHT_WITH_IT, collection="capitals").circuit
+    first = atlas.add(scored(make_circuit("Dallas is")), annotations=BROUGHT_WITH_IT, collection="capitals").circuit
     goes = atlas.add(make_circuit("Oslo is")).circuit
     second = atlas.add(make_circuit("Oslo is", (0.5, -1.5, 2.0)), collection="capitals").circuit
     third = atlas.add(make_circuit("Oslo is", (0.5, -1.25, 2.0))).circuit  # a replicate that does not count
@@ -57,6 +58,9 @@ def fill(atlas: Atlas) -> None:
     atlas.undo(atlas.undo(atlas.annotate(third, "name", "third").id).id)
     atlas.collect("others", [other, second])
     atlas.create_collection("empty")
+    atlas.add_interventions([ablated(first), cut(first, *NODES), cut(first, *NODES, mark="refuted")], battery="b1")
+    atlas.add_measurement(first, "verification", verification(first))
+    atlas.add_intervention(ablated(second, mark="inconclusive"))
 
 
 def fill_group(atlas: Atlas) -> None:
@@ -89,6 +93,9 @@ def answers(atlas: Atlas) -> dict[str, Any]:
         "history": atlas.annotations(history=True, limit=None),
         "history of what is gone": atlas.annotations(text="worth keeping", history=True),
         "collections": atlas.collections(),
+        "interventions": [atlas.interventions(id) for id in ids],
+        "marks": [atlas.edge_marks(id) for id in ids],
+        "measurements": atlas.measurements(),
         "without label": atlas.features_without_label(),
         "graph": graph_content(atlas),
         "blobs": [len(atlas.load(id).edges) for id in ids],

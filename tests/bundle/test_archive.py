@@ -67,6 +67,8 @@ MADE_ANEW = {
     "pins": {"circuit_id"},
     "collection_circuits": {"collection", "circuit_id"},
     "annotations": {"kind"},  # there as `annotation`
+    "interventions": {"kind", "nodes", "mark", "predicted", "measured"},  # in the document
+    "measurements": {"kind"},  # there as `measurement`
     "people": {"folded"},
     "access_tokens": {"person"},
     "jobs": {"kind", "worker"},
@@ -79,6 +81,7 @@ LINE_OF = {
     "node_labels": lines.NodeLabelPart, "supernodes": lines.SupernodePart, "pins": lines.PinPart,
     "collections": lines.CollectionLine, "collection_circuits": lines.MemberPart, "concepts": lines.ConceptLine,
     "audit": lines.AuditLine, "annotations": lines.AnnotationLine, "people": lines.PersonLine,
+    "interventions": lines.InterventionLine, "measurements": lines.MeasurementLine,
     "access_tokens": lines.TokenPart, "jobs": lines.JobLine, "catalog_meta": lines.FactLine,
 }  # fmt: skip
 

@@ -27,21 +27,27 @@ from atlas.catalog.tables import Base
 from atlas.errors import SchemaMismatch, StoreUnavailable
 from atlas.settings import Settings
 from tests.conftest import make_circuit
-from tests.data.make_catalog_0001 import answers
+from tests.data import make_catalog_0001, make_catalog_0002
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 MIGRATIONS = Path(__file__).resolve().parents[2] / "migrations"
-RELEASED = ["0001"]
+RELEASED = ["0001", "0002"]
+ANSWERS = {"0001": make_catalog_0001.answers, "0002": make_catalog_0002.answers}
 
 
 @pytest.fixture(params=RELEASED)
-def released(request, catalog_settings, tmp_path) -> Settings:
+def revision(request) -> str:
+    return request.param
+
+
+@pytest.fixture
+def released(revision, catalog_settings, tmp_path) -> Settings:
     """Settings of a catalog that an earlier version filled; its graph server is down."""
     file = tmp_path / "released.sqlite"
-    shutil.copy(DATA / f"catalog-{request.param}.sqlite", file)
+    shutil.copy(DATA / f"catalog-{revision}.sqlite", file)
     settings = catalog_settings.model_copy(update={"graph_url": "bolt://127.0.0.1:9"})
     if settings.catalog_url:
-        _copy_to(file, Catalog(settings.catalog_url), request.param)
+        _copy_to(file, Catalog(settings.catalog_url), revision)
         return settings
     return settings.model_copy(update={"catalog_url": f"sqlite:///{file}"})
 
@@ -90,10 +96,10 @@ def test_the_newest_migration_is_the_head_that_opening_looks_for():
     assert [script.revision for script in scripts.walk_revisions()][1:] == RELEASED[::-1]
 
 
-def test_a_released_catalog_answers_after_the_migration_what_it_answered_before(released):
+def test_a_released_catalog_answers_after_the_migration_what_it_answered_before(released, revision):
     with Atlas.open(settings=released) as atlas:
         assert migrate.revision(atlas.catalog) == migrate.HEAD
-        _same(answers(atlas), json.loads((DATA / f"catalog-{RELEASED[0]}.json").read_text()))
+        _same(ANSWERS[revision](atlas), json.loads((DATA / f"catalog-{revision}.json").read_text()))
         with atlas.catalog.engine.connect() as connection:
             assert compare_metadata(MigrationContext.configure(connection), Base.metadata) == []
 
@@ -112,12 +118,12 @@ def _same(now, before, place: str = "answers") -> None:
         assert now == before, place
 
 
-def test_what_a_released_catalog_had_announced_reaches_the_graph_store(store_pair, tmp_path):
+def test_what_a_released_catalog_had_announced_reaches_the_graph_store(revision, store_pair, tmp_path):
     file = tmp_path / "released.sqlite"
-    shutil.copy(DATA / "catalog-0001.sqlite", file)
+    shutil.copy(DATA / f"catalog-{revision}.sqlite", file)
     settings = store_pair.model_copy(update={"catalog_url": f"sqlite:///{file}"})
     if store_pair.catalog_url.startswith("postgresql"):
-        _copy_to(file, Catalog(store_pair.catalog_url), "0001")
+        _copy_to(file, Catalog(store_pair.catalog_url), revision)
         settings = store_pair
     with Atlas.open(settings=settings) as atlas:
         announced = atlas.resolve("added-while-down")
@@ -174,8 +180,8 @@ def _killed_while_migrating(url: str, statement: str) -> None:
     migrate.upgrade(opened)
 
 
-@pytest.mark.parametrize("statement", ["CREATE TABLE people", "UPDATE alembic_version SET version_num='0002'"])
-def test_a_migration_that_is_killed_leaves_the_catalog_as_it_was(released, statement):
+@pytest.mark.parametrize("statement", ["CREATE TABLE measurements", "UPDATE alembic_version SET version_num='0003'"])
+def test_a_migration_that_is_killed_leaves_the_catalog_as_it_was(released, revision, statement):
     child = multiprocessing.get_context("spawn").Process(
         target=_killed_while_migrating, args=(released.catalog_url, statement)
     )
@@ -183,7 +189,7 @@ def test_a_migration_that_is_killed_leaves_the_catalog_as_it_was(released, state
     child.join(60)
     assert child.exitcode == -signal.SIGKILL
     opened = Catalog(released.catalog_url)
-    assert migrate.revision(opened) == "0001"
+    assert migrate.revision(opened) == revision
     migrate.upgrade(opened)
     assert (migrate.revision(opened), opened.count_circuits()) == (migrate.HEAD, 4)
     opened.close()
