@@ -59,6 +59,11 @@ class Sources:
             self._found.setdefault(source.names, source)
         return self._found[wanted]
 
+    @property
+    def names(self) -> set[tuple[str, str]]:
+        """(model, set) of all that were loaded so far."""
+        return set(self._found)
+
 
 def _loaders(atlas: Atlas) -> Iterator[Callable[[], Source]]:
     from ingest.organism import model_path, transcoders_path
@@ -66,7 +71,8 @@ def _loaders(atlas: Atlas) -> Iterator[Callable[[], Source]]:
     if model_path().is_dir():
         yield lambda: _load(model_path(), transcoders_path(), shipped=True)
     for profile in atlas.settings.profiles.values():
-        yield partial(_load, profile.model, profile.transcoders)
+        if profile.transcoders:
+            yield partial(_load, profile.model, profile.transcoders)
 
 
 def _load(model: str | Path, transcoders: str | Path, shipped: bool = False) -> Source:
