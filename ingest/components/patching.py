@@ -280,7 +280,8 @@ class _Work:
                     row = rows.setdefault(key, np.full(len(self.cases), np.nan))
                     row[self.chunks[number]] = values[layer, place]
         keys = sorted(rows)
-        return [(self.names[site], *rest) for site, *rest in keys], np.stack([rows[key] for key in keys])
+        parts = [(self.names[site], layer, position, head) for site, layer, position, head in keys]
+        return parts, np.stack([rows[key] for key in keys])
 
     def _positions(self, number: int) -> list[int]:
         length = int(self.cases.lengths[self.chunks[number][0]])

@@ -26,7 +26,7 @@ IOI_FRAMES = (
 )
 AGREEMENT_FRAMES = tuple(f"The {{subject}} {preposition} the {{other}}" for preposition in lexicon.PREPOSITIONS)
 GREATER_THAN_FRAMES = ("The {event} lasted from the year {century}{start} to the year {century}",)
-_TRIES = 40  # draws for each pair that is wanted, before a template counts as exhausted
+_PATIENCE = 300  # draws in a row without a new pair, before a template counts as exhausted
 
 Draw = Callable[[random.Random], PromptPair]
 
@@ -52,12 +52,15 @@ def make_pairs(template: Template, count: int, seed: int, model: Model) -> list[
         raise _lacking(template)
     usual = max(lengths, key=lambda length: (lengths[length], -length))
     made: dict[str, PromptPair] = {}
-    for _ in range(_TRIES * count):
+    misses = 0
+    while len(made) < count and misses < _PATIENCE:
         pair = draw(rng)
+        misses += 1
         if pair.clean not in made and _length(model, pair) == usual:
             made[pair.clean] = pair
-            if len(made) == count:
-                return list(made.values())
+            misses = 0
+    if len(made) == count:
+        return list(made.values())
     raise InputRejected(
         f"The template {template!r} makes {len(made)} different pairs with this tokenizer, and {count} were asked for.",
         "Ask for fewer.",

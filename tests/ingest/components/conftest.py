@@ -9,7 +9,7 @@ from atlas.causal_records import PromptPair
 from ingest.components.pairs import Cases
 from ingest.models import FAMILIES, load_model
 from ingest.organism import model_path
-from tests.ingest.trace.conftest import write_model
+from tests.ingest.trace.conftest import ORACLE, write_model
 
 VOCABULARY = 50
 
@@ -41,3 +41,9 @@ def random_cases(lengths: list[int], seed: int = 0, differ_from: int = 1) -> Cas
         wrong=answers + VOCABULARY // 2,
         pairs=tuple(PromptPair(clean="a", corrupted="b", answer="c", wrong="d") for _ in lengths),
     )
+
+
+@pytest.fixture(scope="session")
+def oracle_model():
+    """A tiny random Llama whose tokenizer knows no English."""
+    return load_model(ORACLE / "model", device="cpu")
