@@ -12,7 +12,7 @@ from atlas.errors import ModelRejected, StoreUnavailable, UsageError
 
 if TYPE_CHECKING:
     from atlas.api import Atlas
-    from atlas.records import EdgePart
+    from atlas.records import EdgePart, EvidenceSummary
 
 Circuit = Annotated[str, typer.Argument(help="Circuit id, unique id prefix or unique name.")]
 
@@ -78,6 +78,7 @@ def show(
             ("thresholds", ", ".join(f"{key} {value}" for key, value in r.thresholds.items())),
             ("scores", _scores(r.scores)),
             ("verdict", " ".join([f"{detail.verdict}.", *detail.verdict_reasons])),
+            ("evidence", _evidence(detail.evidence)),
             ("status", detail.status),
             ("made", f"{detail.created_at} by {detail.created_by}; {r.provenance.dtype} on {r.provenance.device}"),
             ("versions", ", ".join(f"{key} {value}" for key, value in r.provenance.versions.items())),
@@ -108,6 +109,13 @@ def _show_edge(circuit: str, edge: str, json: bool) -> None:
 
     def show_text(console):
         console.print(f"{detail.source} -> {detail.target}: weight {detail.weight:.4g}, share {detail.share:.3f}")
+        if detail.measured is None:
+            console.print(f"{detail.mark}: no intervention in the model has cut it")
+        else:
+            predicted = "nothing" if detail.predicted is None else f"{detail.predicted:.4g}"
+            console.print(
+                f"{detail.mark}: cut, {predicted} was predicted and {detail.measured:.4g} measured at the target"
+            )
         rows = [
             [p.way, p.layer, p.head, p.from_position, p.to_position, p.weight, p.weight / detail.weight]
             for p in detail.parts
@@ -137,6 +145,26 @@ def _computed_parts(atlas: Atlas, circuit: str, source: str, target: str) -> lis
         )
     targets = recorded_targets(found.model, loaded)
     return open_edge(found.model, found.transcoders, loaded, source, target, targets)
+
+
+def _evidence(said: EvidenceSummary) -> str:
+    """What was tested in the model, '' when nothing was."""
+    parts = []
+    for what, counts in (("nodes", said.nodes), ("edges", said.edges), ("paths", said.paths)):
+        if any(counts.model_dump().values()):
+            parts.append(
+                f"{what}: {counts.confirmed} confirmed, {counts.refuted} refuted, {counts.inconclusive} inconclusive"
+            )
+    if said.verification is not None:
+        rank = "unknown" if said.spearman is None else f"{said.spearman:.2f}"
+        within = (
+            f" ({said.interval[0]:.2f} to {said.interval[1]:.2f} over {said.interval_over})" if said.interval else ""
+        )
+        chance = "" if said.p_value is None else f", p {said.p_value:.2g}"
+        parts.append(
+            f"verified {(said.verified_at or '')[:16]} by {said.verified_by}: rank correlation {rank}{within}{chance}"
+        )
+    return "; ".join(parts)
 
 
 def _scores(scores) -> str:

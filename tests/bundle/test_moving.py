@@ -72,7 +72,8 @@ def test_an_export_has_neither_accounts_nor_secrets_nor_jobs(source, tmp_path):
         names = {name.partition("/")[0] for name in file.namelist()}
         content = b"".join(file.read(name) for name in file.namelist())
     assert names == {
-        "manifest.json", "models", "circuits", "labels", "collections", "concepts", "annotations", "audit",
+        "manifest.json", "models", "circuits", "interventions", "measurements", "labels", "collections", "concepts",
+        "annotations", "audit",
     }  # fmt: skip
     for word in (b"editor1", b"example.org", b"argon2", token.encode(), b"reader1"):
         assert word not in content, word

@@ -5,13 +5,16 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from atlas import Atlas
 from atlas.catalog.projector import Projector
+from atlas.causal_records import Moved
 from atlas.diagnosis import examine
 from atlas.settings import Settings
 from tests.causal.results import FIRST, LOGIT, SECOND, TOKEN, ablated, cut, scored, verification
@@ -19,11 +22,14 @@ from tests.conftest import make_circuit
 from tests.graph_content import graph_content
 
 MARKS = "MATCH (:Node)-[e:ATTRIBUTES]->(:Node) RETURN e.evidence ORDER BY e.weight"
-CONFIRMED_PATHS = """
-MATCH path = (s:Node {kind: 'token'})-[:ATTRIBUTES*1..5]->(t:Node {kind: 'logit'})
-WHERE all(e IN relationships(path) WHERE e.evidence = 'confirmed')
-RETURN s.token AS source, length(path) AS edges, t.token AS target
-"""
+QUESTIONS = Path(__file__).resolve().parents[2] / "docs" / "questions.md"
+
+
+def documented(beginning: str) -> str:
+    """The query of docs/questions.md that begins so."""
+    found = re.findall(rf'atlas cypher "({re.escape(beginning)}[^"]*)"', QUESTIONS.read_text("utf-8"))
+    assert len(found) == 1, beginning
+    return found[0]
 
 
 @pytest.fixture
@@ -49,11 +55,24 @@ def test_paths_whose_every_edge_was_confirmed_are_one_query(atlas: Atlas) -> Non
     path = (TOKEN, FIRST, SECOND, LOGIT)
     edges = list(itertools.pairwise(path))
     atlas.add_interventions([cut("a-b", *edge) for edge in edges[:2]])
-    assert atlas.cypher(CONFIRMED_PATHS).rows == []
+    question = documented("MATCH path = ")
+    assert atlas.cypher(question).rows == []
     atlas.add_intervention(cut("a-b", *edges[2]))
-    assert atlas.cypher(CONFIRMED_PATHS).rows == [["a", 3, "x"]]
+    circuit = atlas.resolve("a-b")
+    assert atlas.cypher(question).rows == [[circuit, [f"{circuit}/{key}" for key in path], [0.5, 0.5, 0.5]]]
     atlas.add_intervention(cut("a-b", *edges[0], mark="inconclusive"))
-    assert atlas.cypher(CONFIRMED_PATHS).rows == []
+    assert atlas.cypher(question).rows == []
+
+
+def test_where_graph_and_model_disagree_is_one_query(atlas: Atlas) -> None:
+    atlas.add_intervention(ablated("a-b"))
+    question = documented("MATCH (p:Node)<-[:PERTURBED]-")
+    assert atlas.cypher(question).rows == []
+    moved = [Moved(node=SECOND, before=1.0, measured=0.5, predicted=-1.0)]
+    atlas.add_intervention(ablated("a-b", moved=moved, mark="refuted"))
+    circuit = atlas.resolve("a-b")
+    assert atlas.cypher(question).rows == [["ablate", f"{circuit}/{FIRST}", f"{circuit}/{SECOND}", -1.0, 0.5]]
+    assert atlas.cypher(documented("MATCH ()-[e:ATTRIBUTES]->() RETURN e.evidence")).rows == [["untested", 3]]
 
 
 def test_the_verdict_in_the_graph_follows_the_evidence(atlas: Atlas) -> None:

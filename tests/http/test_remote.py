@@ -16,11 +16,21 @@ import numpy as np
 import pytest
 
 from atlas import Atlas
-from atlas.errors import AccessDenied, NotFound, QueryRefused, SchemaMismatch, StoreUnavailable, UsageError
+from atlas.causal_records import InterventionRow, PatchRequest, PromptPair, VerifyRequest
+from atlas.errors import (
+    AccessDenied,
+    InputRejected,
+    NotFound,
+    QueryRefused,
+    SchemaMismatch,
+    StoreUnavailable,
+    UsageError,
+)
 from atlas.group_records import TraceRequest
 from atlas.http.verbs import VERBS
 from atlas.records import Annotations, ImportedLabel, ImportedSupernode, NewLabel
 from atlas.remote import IDLE_SECONDS
+from tests.causal.results import FIRST, SECOND, ablated, cut, verification
 from tests.conftest import make_circuit
 
 pytestmark = pytest.mark.embedded
@@ -47,6 +57,10 @@ ARGUMENTS: dict[str, Callable[[Atlas, str], Given]] = {
         "query": "MATCH (c:Circuit {name: $name}) RETURN c.id, c.nodes, 0.1, null, [1, 'é'], {a: true}",
         "params": {"name": "a-b"},
     },
+    "interventions": lambda atlas, mark: {"circuit": "a-b", "node": FIRST, "limit": len(_tested(atlas))},
+    "intervention": lambda atlas, mark: {"intervention_id": _tested(atlas)[0].id},
+    "edge_marks": lambda atlas, mark: {"circuit": _tested(atlas)[0].circuit},
+    "measurements": lambda atlas, mark: {"circuit": _tested(atlas)[0].circuit, "kind": "verification"},
     "annotations": lambda atlas, mark: {"text": "looked at"},
     "collections": lambda atlas, mark: {},
     "jobs": lambda atlas, mark: {"state": "queued"},
@@ -66,6 +80,13 @@ ARGUMENTS: dict[str, Callable[[Atlas, str], Given]] = {
     },
     "define_concept": lambda atlas, mark: {"name": f"towns {mark}", "features": [KEY]},
     "delete_concept": lambda atlas, mark: {"name": atlas.define_concept(f"gone {mark}", [KEY]).name},
+    "add_intervention": lambda atlas, mark: {"result": ablated("a-c", prompt=mark), "battery": mark},
+    "add_interventions": lambda atlas, mark: {"results": [ablated("a-c"), cut("a-c", FIRST, SECOND)]},
+    "add_measurement": lambda atlas, mark: {
+        "circuit": "a-c",
+        "kind": "verification",
+        "document": verification("a-c", float("nan")),
+    },
     "annotate": lambda atlas, mark: {"subject": "a-b#feature/0/1/6", "kind": "note", "text": f"looked at {mark}"},
     "change_annotation": lambda atlas, mark: {"annotation_id": _note(atlas), "text": f"changed {mark}"},
     "remove_annotation": lambda atlas, mark: {"annotation_id": _note(atlas)},
@@ -86,6 +107,15 @@ ARGUMENTS: dict[str, Callable[[Atlas, str], Given]] = {
     "change_person": lambda atlas, mark: {"name": _person(atlas, f"changed-{mark}"), "role": "editor"},
     "add_person": lambda atlas, mark: {"name": f"added-{mark}", "password": "correct horse battery"},
 }
+
+
+def _tested(atlas: Atlas) -> list[InterventionRow]:
+    """Interventions in `a-b`; made once."""
+    found = atlas.interventions("a-b")
+    if not found:
+        atlas.add_interventions([ablated("a-b"), cut("a-b", FIRST, SECOND, mark="refuted")], battery="b")
+        atlas.add_measurement("a-b", "verification", verification("a-b"))
+    return found or atlas.interventions("a-b")
 
 
 def _note(atlas: Atlas) -> str:
@@ -162,6 +192,21 @@ def test_a_write_has_the_same_answer_and_is_signed_by_the_owner_of_the_token(nam
     assert type(there) is type(here)
     if name != "visited":
         assert served.local.audit(limit=1)[0].actor == "admin1"
+
+
+def test_causal_work_is_queued_from_elsewhere_but_folders_and_code_are_not(served) -> None:
+    pair = PromptPair(clean="./a/b gave", corrupted="~/c gave", answer=" it")
+    with served.remote("editor") as remote:
+        queued = [
+            remote.enqueue("verify", VerifyRequest(circuit="a-b", prompts=["/he/she", "../it"])),
+            remote.enqueue("patch", PatchRequest(model="owner/model", pairs=[pair])),
+        ]
+        for name in ("/etc", "../models/x", "~"):
+            with pytest.raises(InputRejected, match="not the name of a model"):
+                remote.enqueue("patch", PatchRequest(model=name, pairs=[pair]))
+        with pytest.raises(UsageError, match="Python code"):
+            remote.enqueue("patch", PatchRequest(model="owner/model", pairs=[pair], metric="function:os:system"))
+        assert [remote.job(one.jobs[0]).author for one in queued] == ["editor1", "editor1"]
 
 
 def test_circuits_travel_as_files_and_come_back_as_they_were(served) -> None:
