@@ -49,20 +49,16 @@ def kept_columns(full: FullGraph, capped: FullGraph, rows: np.ndarray, pruned: P
         probability=probability,
         influence=pruned.influence,
         influence_cumulative=pruned.influence_cumulative,
-        input_total=_row_sums(full, full.matrix.data)[rows],
-        input_abs_total=_row_sums(full, np.abs(full.matrix.data))[rows],
+        input_total=full.totals[0][rows],
+        input_abs_total=full.totals[1][rows],
     ).take(keep)
-    new_row = np.cumsum(keep) - 1
+    new_row = np.cumsum(keep, dtype=np.uint32) - 1  # of a node that is not kept it means nothing
     edges = Edges(
         source=new_row[capped.matrix.indices[pruned.edges]],
         target=new_row[row_numbers(capped.matrix)[pruned.edges]],
         weight=capped.matrix.data[pruned.edges],
     )
     return nodes, edges
-
-
-def _row_sums(graph: FullGraph, values: np.ndarray) -> np.ndarray:
-    return np.bincount(row_numbers(graph.matrix), weights=values.astype(np.float64), minlength=graph.order.size)
 
 
 def assemble(

@@ -28,14 +28,14 @@ from atlas.errors import InputRejected, ModelRejected
 from ingest.models.base import Frozen, Model
 from ingest.trace.backward import Backward
 from ingest.trace.graph import FullGraph, NodeOrder, target_weights
-from ingest.trace.influence import estimated_influence
+from ingest.trace.rows import Batches, Kept, Progress
 from ingest.trace.sources import Sources, find_sources
 from ingest.trace.targets import Targets, TargetSpec, salient_tokens, target_rows, token_targets
 from ingest.transcoders.set import TranscoderSet
 
 LOG = logging.getLogger(__name__)
-Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 Warn = Callable[[str], None]
+ENOUGH_POSITIONS = 8  # for the mean over them to be no explanation in itself
 ROUNDS = 8  # in which the features of a cap are chosen, each from what is known by then
 
 
@@ -60,7 +60,7 @@ def attribute(
     tokens that reach `logit_mass` together, at most `max_logits`. max_features: compute the inputs of so many features only,
     chosen by their influence as far as it is known (`FullGraph.computed`). batch_size: rows per backward pass, chosen from
     the free memory when None and halved whenever memory runs out; finished rows are kept. warn: told, before any long work,
-    that the set explains less of the MLPs than a constant would (default: the log).
+    that the set's features explain less of the MLPs than its biases alone would (default: the log).
     Raises ModelRejected (a pair that does not fit, a row that does not fit into memory) or InputRejected (targets).
     """
     ready = prepare(model, transcoders, token_ids, targets, logit_token_ids, max_logits, logit_mass)
@@ -75,23 +75,52 @@ def attribute_prepared(
     batch_size: int | None = None,
     progress: Progress | None = None,
     warn: Warn | None = None,
+    among_computed: bool = False,
 ) -> FullGraph:
-    """As `attribute`, for who needs what was prepared afterwards too."""
-    if max_features is not None and max_features < len(ready.explained):
-        raise InputRejected(
-            f"At most {max_features} features leave out some of the {len(ready.explained)} that are to be explained.",
-            "Raise the cap.",
-        )
-    variance = ready.explained_variance()
-    if variance < 0:
-        (warn or LOG.warning)(
-            f"The transcoder set {ready.transcoders.name} explains less of the MLPs of {ready.model_name} on this prompt than a constant "
-            f"would (explained variance {variance:.2f}): it may be of another model or revision."
-        )
+    """As `attribute`, for who needs what was prepared afterwards too.
+
+    among_computed: of a graph with a cap keep only the edges from features whose inputs were computed, errors and tokens;
+    that is all that pruning and scores need (`FullGraph.input_totals` has the rest).
+    """
+    ready.check(max_features, warn)
+    order = ready.order
+    ends = np.arange(order.n_sources, order.size)
+    kept, chosen = Kept(order), np.zeros(order.n_features, bool)
+    capped = max_features is not None and max_features < order.n_features
+    count = max_features if capped and max_features is not None else order.n_features
+    batches = Batches(ready.engine, ready.places(), batch_size, progress, count + len(ends))
+
+    def compute(rows: np.ndarray) -> None:
+        chosen[rows[rows < order.n_features]] = True
+        for batch in batches.of(rows):
+            kept.add(*batch)
+
+    if not capped:
+        compute(np.concatenate([np.arange(order.n_features), ends]))
+        return full_graph(ready, kept.matrix(), chosen, kept.constants)
+    compute(np.concatenate([ready.explained, ends]))
+    while (left := count - int(chosen.sum())) > 0:  # those of most influence over the rows known by now
+        influence = kept.influence(ready.target_weights, batches.layer)[order.features]
+        influence[chosen] = -1
+        compute(np.argsort(-influence, kind="stable")[: min(left, max(64, -(-count // ROUNDS)))])
+    if not among_computed:
+        return full_graph(ready, kept.matrix(), chosen, kept.constants)
+    stays = np.ones(order.size, bool)
+    stays[order.features] = chosen
+    kept.let_go(stays)
+    return full_graph(ready, kept.matrix(), chosen, kept.constants, kept.totals)
+
+
+def full_graph(
+    ready: Prepared,
+    matrix: sparse.csr_array,
+    chosen: np.ndarray,
+    constants: np.ndarray,
+    totals: tuple[np.ndarray, np.ndarray] | None = None,
+) -> FullGraph:
+    """The graph of what was computed. chosen: (F,) bool features whose rows `matrix` has; constants: (N,) of the rows,
+    without those of encoders and logits; totals: `FullGraph.input_totals`."""
     order, sources, above = ready.order, ready.sources, ready.above
-    rows = _Rows(ready, batch_size, progress)
-    chosen = _compute(rows, order, above, ready.explained, max_features)
-    matrix, constants = rows.matrix()
     constants[order.features] += np.where(chosen, sources.encoder_biases.cpu().numpy(), 0)
     constants[order.logits] += above.constants
     pre = np.zeros(order.size, np.float32)
@@ -113,7 +142,8 @@ def attribute_prepared(
         logit_positions=above.positions,
         explained_features=ready.explained,
         computed=chosen,
-        explained_variance=variance,
+        input_totals=totals,
+        explained_variance=ready.explained_variance(),
         arrays={
             "feature_inputs": ready.frozen.inputs.float().cpu().numpy(),
             "feature_outputs": ready.frozen.outputs.float().cpu().numpy(),
@@ -138,6 +168,7 @@ class Prepared:
     specs: list[TargetSpec]
     explained: np.ndarray  # rows of features that are targets
     engine: Backward
+    looked: tuple[slice, slice]  # layers and positions at which features were looked for
 
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """(N,) layer and position of the rows that are computed, as `Backward.rows` takes them; 0 elsewhere."""
@@ -146,12 +177,56 @@ class Prepared:
         layer[self.order.logits], position[self.order.logits] = self.above.layers, self.above.positions
         return layer, position
 
+    @property
+    def target_weights(self) -> np.ndarray:
+        """(N,), see `graph.target_weights`."""
+        return target_weights(self.order, self.above.probabilities, self.explained)
+
     def explained_variance(self) -> float:
-        """1 - |errors|^2 / |outputs - their mean over positions|^2, all layers together: below 0 the set is worse than a
-        constant, so it is probably that of another model or revision."""
-        outputs = self.frozen.outputs[:, 1:].float()
+        """1 - |errors|^2 / |outputs - their mean over positions|^2, over the layers and positions at which features were
+        looked for. NaN where they have no variance, as at a single position.
+
+        The mean of few positions is nearly the outputs themselves, so of a short prompt this can be below 0 though the set
+        fits; from ENOUGH_POSITIONS on it does not happen by that alone (the mean takes 1 in so many parts of the variance).
+        """
+        outputs, errors = self._explained()
         spread = (outputs - outputs.mean(dim=1, keepdim=True)).square().sum()
-        return float(1 - self.sources.errors.float().square().sum() / spread) if spread > 0 else float("nan")
+        return float(1 - errors.square().sum() / spread) if spread > 0 else float("nan")
+
+    def explained_beside_biases(self) -> float:
+        """1 - |errors|^2 / |outputs - decoder biases|^2, over the same: below 0 the features (and skip connections) make the
+        reconstruction worse than the set's own constants alone, as features of another model or revision do.
+
+        Those constants are not fitted to the prompt, so it means the same for two tokens as for a thousand. It misses some
+        sets that `explained_variance` catches: where the constants are wrong too, almost anything is better than they.
+        """
+        outputs, errors = self._explained()
+        biases = torch.stack([layer.b_dec for layer in self.transcoders.layers[: len(outputs)]]).float()
+        spread = (outputs - biases[:, None]).square().sum()
+        return float(1 - errors.square().sum() / spread) if spread > 0 else float("nan")
+
+    def _explained(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """(l, p, d) outputs of the MLPs and errors, where features were looked for."""
+        layers, positions = self.looked
+        return self.frozen.outputs[layers, positions].float(), self.sources.errors[layers, positions].float()
+
+    def check(self, max_features: int | None, warn: Warn | None) -> None:
+        """Raises InputRejected for a cap that leaves out a target; warns of a set that does not fit the model."""
+        if max_features is not None and max_features < len(self.explained):
+            raise InputRejected(
+                f"At most {max_features} features leave out some of the {len(self.explained)} that are to be explained.",
+                "Raise the cap.",
+            )
+        positions = self._explained()[0].shape[1]
+        found = [
+            self.explained_beside_biases(),
+            *([self.explained_variance()] if positions >= ENOUGH_POSITIONS else []),
+        ]
+        if min(found) < 0:
+            (warn or LOG.warning)(
+                f"The transcoder set {self.transcoders.name} explains less of the MLPs of {self.model_name} on this prompt than a "
+                f"constant would (explained variance {min(found):.2f}): it may be of another model or revision."
+            )
 
 
 @torch.inference_mode()
@@ -177,17 +252,16 @@ def prepare(
     above = target_rows(model, frozen, specs)
     reach = [(int(layer) - 1, int(position)) for layer, position in zip(above.layers, above.positions, strict=True)]
     reach += [(spec.feature[0], spec.position % len(ids)) for spec in specs if spec.feature is not None]
-    sources = find_sources(
-        frozen,
-        transcoders,
+    first, below, until = (
         model.constant_positions(transcoders.model_name),
-        below=max(layer for layer, _ in reach),
-        until=max(position for _, position in reach),
+        *(max(place) for place in zip(*reach, strict=True)),
     )
+    sources = find_sources(frozen, transcoders, first, below=below, until=until)
+    looked = slice(0, below + 1), slice(first, until + 1)
     order = NodeOrder(len(sources.features), model.n_layers, len(ids), len(above.ids))
     explained = _feature_targets(specs, sources, len(ids))
     engine = Backward(frozen, transcoders, sources, order, above)
-    return Prepared(model.name, transcoders, ids, frozen, sources, above, order, specs, explained, engine)
+    return Prepared(model.name, transcoders, ids, frozen, sources, above, order, specs, explained, engine, looked)
 
 
 def _specs(
@@ -246,106 +320,3 @@ def _check_pair(model: Model, transcoders: TranscoderSet) -> None:
             f"The transcoder set {transcoders.name} was loaded for another device or dtype than the model {model.name}.",
             "Load the set with this model: load_transcoders(name, model).",
         )
-
-
-def _compute(
-    rows: _Rows, order: NodeOrder, above: Targets, explained: np.ndarray, max_features: int | None
-) -> np.ndarray:
-    """Compute the targets' rows and those of all features, or of `max_features`; returns which (F,) bool.
-
-    With a cap the features are chosen in rounds, each time those of most influence over the rows known by then.
-    """
-    ends = np.arange(order.n_sources, order.size)
-    chosen = np.zeros(order.n_features, bool)
-    if max_features is None or max_features >= order.n_features:
-        chosen[:] = True
-        rows.compute(np.concatenate([np.arange(order.n_features), ends]))
-        return chosen
-    chosen[explained] = True
-    rows.total = max_features + len(ends)
-    rows.compute(np.concatenate([explained, ends]))
-    weights = target_weights(order, above.probabilities, explained)
-    while (left := max_features - int(chosen.sum())) > 0:
-        influence = estimated_influence(rows.matrix()[0], weights, order)[order.features]
-        influence[chosen] = -1
-        count = min(left, max(64, -(-max_features // ROUNDS)))
-        best = np.argsort(-influence, kind="stable")[:count]
-        chosen[best] = True
-        rows.compute(best)
-    return chosen
-
-
-class _Rows:
-    """Rows of the matrix as they are finished."""
-
-    def __init__(self, ready: Prepared, batch_size: int | None, progress: Progress | None) -> None:
-        self.engine, self.order = ready.engine, ready.order
-        order = ready.order
-        self.size = batch_size or batch_rows(ready.engine)
-        self.progress, self.done, self.total = progress, 0, order.n_features + order.n_logits
-        self.layer, self.position = ready.places()
-        self.constants = np.zeros(order.size, np.float32)
-        self.finished: list[np.ndarray] = []
-        self.counts: list[np.ndarray] = []
-        self.columns: list[np.ndarray] = []
-        self.weights: list[np.ndarray] = []
-
-    def compute(self, rows: np.ndarray) -> None:
-        """Compute these node rows. Raises ModelRejected when a single one does not fit into memory."""
-        for position in np.unique(self.position[rows]).tolist():
-            there = rows[self.position[rows] == position]
-            there = there[np.argsort(-self.engine.heights(self.layer[there], there), kind="stable")]
-            start = 0
-            while start < len(there):
-                batch = there[start : start + self.size]
-                try:
-                    computed = self.engine.rows(self.layer[batch], batch, position)
-                except (torch.OutOfMemoryError, MemoryError) as error:
-                    if len(batch) == 1:
-                        raise ModelRejected(
-                            "There is not enough memory to trace a single target.",
-                            "Use a shorter prompt or another device.",
-                        ) from error
-                    computed = None  # the exception holds the failed batch's tensors until this block ends
-                if computed is None:
-                    self.size = len(batch) // 2
-                    if self.engine.device.type == "cuda":
-                        torch.cuda.empty_cache()
-                    continue
-                self._keep(batch, *computed)
-                start += len(batch)
-
-    def _keep(self, batch: np.ndarray, effects: torch.Tensor, constants: torch.Tensor) -> None:
-        found = effects.nonzero(as_tuple=True)
-        self.counts.append(torch.bincount(found[0], minlength=len(batch)).cpu().numpy())
-        self.columns.append(found[1].to(torch.int32).cpu().numpy())
-        self.weights.append(effects[found].cpu().numpy())
-        self.finished.append(batch)
-        self.constants[batch] = constants.cpu().numpy()
-        self.done += len(batch)
-        if self.progress:
-            self.progress(self.done, self.total, "targets")
-
-    def matrix(self) -> tuple[sparse.csr_array, np.ndarray]:
-        """The (N, N) matrix of what is computed, in node order, other rows empty; and the (N,) effects of constants."""
-        rows = np.concatenate(self.finished)
-        stacked = _csr(
-            np.concatenate(self.counts), np.concatenate(self.columns), np.concatenate(self.weights), self.order.size
-        )
-        row_of = np.full(self.order.size, len(rows))  # the appended empty row
-        row_of[rows] = np.arange(len(rows))
-        return stacked[row_of], self.constants
-
-
-def _csr(counts: np.ndarray, columns: np.ndarray, weights: np.ndarray, width: int) -> sparse.csr_array:
-    """Rows of the given lengths, and one empty row at the end."""
-    starts = np.concatenate([[0], np.cumsum(counts), [counts.sum()]])
-    return sparse.csr_array((weights, columns, starts), shape=(len(counts) + 1, width))
-
-
-def batch_rows(engine: Backward) -> int:
-    """Rows whose gradients, their copies and effects fit a quarter of the free GPU memory, or a cache-friendly 64 MiB."""
-    n_positions, bytes_each = engine.order.n_positions, engine.targets.vectors.element_size()
-    per_row = 6 * n_positions * engine.width * bytes_each + 8 * engine.order.n_sources
-    budget = torch.cuda.mem_get_info(engine.device)[0] // 4 if engine.device.type == "cuda" else 64 * 2**20
-    return int(min(4096, max(8, budget // per_row)))

@@ -10,12 +10,16 @@ import torch
 
 from atlas.records import TraceEstimate
 from ingest.models.base import Model
-from ingest.trace.attribute import batch_rows, prepare
+from ingest.trace.attribute import Prepared, prepare
+from ingest.trace.memory import EDGE_BYTES, KEPT_EDGE_BYTES, ROW_EDGE_BYTES, inputs_at_most, must_stream, total_edges
+from ingest.trace.rows import batch_rows
+from ingest.trace.stream import KEPT_ROWS
 from ingest.trace.targets import TargetSpec
 from ingest.transcoders.set import TranscoderSet
 
 SAMPLES = 3  # batches that are timed
 OVERHEAD_BYTES = 256 * 2**20  # interpreter, libraries, gradients of a batch
+KEPT_EDGES = 0.04  # of all, those among the nodes that stay: the most that was measured at the usual threshold
 
 
 @torch.inference_mode()
@@ -28,9 +32,13 @@ def estimate_trace(
     max_logits: int = 10,
     logit_mass: float = 0.95,
     max_features: int | None = None,
+    node_threshold: float = 0.8,
+    stream: bool | None = None,
+    keep_full: bool = False,
 ) -> TraceEstimate:
     """Counts are exact; seconds and bytes are estimates (bytes: above what model and set take, edges counted as all
-    non-zero). Raises as `attribute` does."""
+    non-zero). Raises as `attribute` does, and `ModelRejected` or `InputRejected` where the trace itself would not begin.
+    """
     began = time.monotonic()
     ready = prepare(model, transcoders, token_ids, targets, None, max_logits, logit_mass)
     setup = time.monotonic() - began
@@ -40,29 +48,42 @@ def estimate_trace(
     # a row costs a matrix product per layer below it and position up to its own
     cost = (layer[rows] + 1.0) * (position[rows] + 1.0)
     kept = 1.0 if max_features is None else min(1.0, max_features / max(order.n_features, 1))
-    size = batch_rows(ready.engine)
     by_position = [rows[position[rows] == p] for p in np.unique(position[rows])]
     picks: list[int] = np.unique(np.linspace(0, max(len(by_position) - 1, 0), SAMPLES).astype(int)).tolist()
     spent = done = 0.0
     for pick in picks:
-        there = by_position[pick][:size]
+        there = by_position[pick]
+        there = there[: batch_rows(ready.engine, int(position[there[0]]) + 1)]
         there = there[np.argsort(-ready.engine.heights(layer[there], there), kind="stable")]
         start = time.monotonic()
         ready.engine.rows(layer[there], there, int(position[there[0]]))
         spent += time.monotonic() - start
         done += float(((layer[there] + 1.0) * (position[there] + 1.0)).sum())
-    seconds = setup + (spent / done * cost.sum() * kept if done else 0.0)
-    # every row may have an edge from each source below and before it; half of them is usual
-    sources = order.n_sources / 2
-    edges = int(len(rows) * kept * sources / 2)
+    streamed = must_stream(
+        ready, max_features=max_features, node_threshold=node_threshold, stream=stream, keep_full=keep_full
+    )
+    twice = 1 + KEPT_ROWS if streamed and max_features is None else 1
+    seconds = setup + (spent / done * cost.sum() * kept * twice if done else 0.0)
+    edges = total_edges(ready, inputs_at_most(ready), max_features)
     return TraceEstimate(
         tokens=order.n_positions,
         active_features=order.n_features,
         targets=order.n_logits + len(ready.explained),
         nodes=order.size,
-        edges_at_most=edges * 2,
+        edges_at_most=edges,
         seconds=round(seconds, 3),
-        memory_bytes=int(8 * edges * 2 + 8 * order.n_sources * size + OVERHEAD_BYTES),
+        memory_bytes=_memory(ready, edges, streamed, capped=max_features is not None),
         explained_variance=round(ready.explained_variance(), 4),
         largest_layers=np.bincount(ready.sources.features[:, 0].numpy(), minlength=order.n_layers).tolist(),
+        streamed=streamed,
     )
+
+
+def _memory(ready: Prepared, edges: int, streamed: bool, capped: bool) -> int:
+    held = EDGE_BYTES * edges
+    if streamed:
+        held = ROW_EDGE_BYTES * edges if capped else int(KEPT_EDGE_BYTES * KEPT_EDGES * edges)
+    batch = 8 * ready.order.n_sources * batch_rows(ready.engine)
+    vectors = sum(one.nbytes for one in ready.sources.encoders)
+    vectors += sum(there.vectors.nbytes for layer in ready.sources.writes for there in layer)
+    return held + batch + vectors + OVERHEAD_BYTES

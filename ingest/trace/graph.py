@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
 from scipy import sparse
 
 from ingest.trace.targets import TargetSpec
+
+FLOOR = 1e-10  # of a row's absolute sum
+SLAB_ENTRIES = 2**22  # of a matrix, looked at together
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,50 @@ def target_weights(order: NodeOrder, probabilities: np.ndarray, explained_featur
     return weights
 
 
+def row_blocks(order: NodeOrder, feature_layers: np.ndarray) -> list[slice]:
+    """Row ranges with inputs, from the logits down; the sources of a block's rows are in later blocks. feature_layers: (F,)."""
+    bounds = np.searchsorted(feature_layers, np.arange(order.n_layers + 1)).tolist()
+    layers = [slice(a, b) for a, b in pairwise(bounds) if b > a]
+    return [order.logits, *reversed(layers)]
+
+
+def slabs(starts: np.ndarray, rows: slice | None = None) -> Iterator[tuple[int, int]]:
+    """Ranges of rows that hold about SLAB_ENTRIES together; starts (n + 1,): where each row's entries begin."""
+    first, stop = (0, len(starts) - 1) if rows is None else (rows.start, rows.stop)
+    while first < stop:
+        last = int(np.searchsorted(starts[first + 1 : stop + 1], starts[first] + SLAB_ENTRIES, side="right")) + first
+        last = min(max(last, first + 1), stop)
+        yield first, last
+        first = last
+
+
+def row_sums(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
+    """(N,) float64 sum and absolute sum of every row."""
+    signed, absolute = np.zeros(matrix.shape[0]), np.zeros(matrix.shape[0])
+    for first, last in slabs(matrix.indptr):
+        values = matrix.data[matrix.indptr[first] : matrix.indptr[last]].astype(np.float64)
+        rows = np.repeat(np.arange(last - first), np.diff(matrix.indptr[first : last + 1]))
+        signed[first:last] = np.bincount(rows, weights=values, minlength=last - first)
+        absolute[first:last] = np.bincount(rows, weights=np.abs(values), minlength=last - first)
+    return signed, absolute
+
+
+def cut_out(matrix: sparse.csr_array, keep: np.ndarray) -> sparse.csr_array:
+    """matrix[keep][:, keep] of a mask (N,) bool, without a second copy of the whole on the way."""
+    new_row = np.cumsum(keep, dtype=np.int32) - 1
+    counts, columns, weights = [np.zeros(1, np.int64)], [], []
+    for first, last in slabs(matrix.indptr):
+        entries, here = slice(matrix.indptr[first], matrix.indptr[last]), keep[first:last]
+        rows = np.repeat(np.arange(last - first), np.diff(matrix.indptr[first : last + 1]))
+        stays = here[rows] & keep[matrix.indices[entries]]
+        counts.append(np.bincount(rows[stays], minlength=last - first)[here])
+        columns.append(new_row[matrix.indices[entries][stays]])
+        weights.append(matrix.data[entries][stays])
+    size = int(keep.sum())
+    starts = np.cumsum(np.concatenate(counts))
+    return sparse.csr_array((np.concatenate(weights), np.concatenate(columns), starts), shape=(size, size))
+
+
 @dataclass
 class FullGraph:
     """Exact linear effects between all nodes. P positions, L layers, F features, K logits, N nodes in `order`.
@@ -90,6 +139,14 @@ class FullGraph:
     )  # rows of features that are targets
     explained_variance: float = float("nan")  # of the MLP outputs by the set, on this prompt
     computed: np.ndarray | None = None  # (F,) bool: features whose inputs are known; None: all
+    input_totals: tuple[np.ndarray, np.ndarray] | None = (
+        None  # (N,) as `totals`, where `matrix` holds only some entries of its rows; None: it holds all
+    )
+
+    @cached_property
+    def totals(self) -> tuple[np.ndarray, np.ndarray]:
+        """(N,) float64 sum and absolute sum of each node's inputs, of all of them, those that `matrix` leaves out too."""
+        return row_sums(self.matrix) if self.input_totals is None else self.input_totals
 
     @property
     def target_weights(self) -> np.ndarray:
@@ -98,13 +155,11 @@ class FullGraph:
 
     @property
     def blocks(self) -> list[slice]:
-        """Row ranges with inputs, from the logits down; the sources of a block's rows are in later blocks."""
-        bounds = np.searchsorted(self.features[:, 0], np.arange(self.order.n_layers + 1)).tolist()
-        layers = [slice(a, b) for a, b in pairwise(bounds) if b > a]
-        return [self.order.logits, *reversed(layers)]
+        """`row_blocks` of this graph."""
+        return row_blocks(self.order, self.features[:, 0])
 
     def keep_features(self, keep: np.ndarray) -> FullGraph:
-        """The graph cut to the features in `keep` (F,) bool; errors, tokens and logits stay."""
+        """The graph cut to the features in `keep` (F,) bool; errors, tokens and logits stay. Totals are those of what is left."""
         rows = np.ones(self.order.size, bool)
         rows[self.order.features] = keep
         new_row = np.cumsum(keep) - 1
@@ -113,9 +168,10 @@ class FullGraph:
             order=replace(self.order, n_features=int(keep.sum())),
             features=self.features[keep],
             activations=self.activations[keep],
-            matrix=sparse.csr_array(self.matrix[rows][:, rows]),
+            matrix=cut_out(self.matrix, rows),
             constants=self.constants[rows],
             pre_activations=self.pre_activations[rows],
             explained_features=new_row[self.explained_features],
             computed=None if self.computed is None else self.computed[keep],
+            input_totals=None,
         )

@@ -1,16 +1,46 @@
-"""Influence on the targets. Pure functions of a full graph; n nodes, row = target, column = source.
+"""Influence on the targets. Pure functions of a full graph; N nodes, row = target, column = source.
 
 Source of the definitions: Ameisen et al. 2025, *Circuit Tracing*, "Graph Pruning".
+
+A matrix may have billions of entries, so that nothing here makes an array of its length: it is walked in slabs of rows.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import numpy as np
 from scipy import sparse
 
-from ingest.trace.graph import FullGraph, NodeOrder
+from ingest.trace.graph import FLOOR, FullGraph, slabs
 
-FLOOR = 1e-10  # of a row's absolute sum
+
+@dataclass
+class Slab:
+    """Some rows of a matrix."""
+
+    rows: slice
+    entries: slice  # of matrix.data
+    sizes: np.ndarray  # (e,) float64: |weight|
+    part: sparse.csr_array  # (rows, N) of the sizes
+
+    @property
+    def row_of_entry(self) -> np.ndarray:
+        """(e,) row number in the whole matrix."""
+        return row_numbers(self.part) + self.rows.start
+
+
+def walk(matrix: sparse.csr_array, rows: slice | None = None, only: np.ndarray | None = None) -> Iterator[Slab]:
+    """The rows of a matrix, a slab at a time. only: (nnz,) bool, other entries count as 0."""
+    for first, last in slabs(matrix.indptr, rows):
+        entries = slice(int(matrix.indptr[first]), int(matrix.indptr[last]))
+        sizes = np.abs(matrix.data[entries]).astype(np.float64)
+        if only is not None:
+            sizes *= only[entries]
+        starts = matrix.indptr[first : last + 1] - matrix.indptr[first]
+        part = sparse.csr_array((sizes, matrix.indices[entries], starts), shape=(last - first, matrix.shape[1]))
+        yield Slab(slice(first, last), entries, sizes, part)
 
 
 def row_numbers(matrix: sparse.csr_array) -> np.ndarray:
@@ -18,52 +48,37 @@ def row_numbers(matrix: sparse.csr_array) -> np.ndarray:
     return np.repeat(np.arange(matrix.shape[0], dtype=np.int32), np.diff(matrix.indptr))
 
 
-def input_shares(rows: np.ndarray, weights: np.ndarray, n: int) -> np.ndarray:
-    """(nnz,) float64: |weight| over the sum of |weight| in its row (at least FLOOR)."""
-    size = np.abs(weights.astype(np.float64))
-    totals = np.maximum(np.bincount(rows, weights=size, minlength=n), FLOOR)
-    return size / totals[rows]
+def node_influence(
+    matrix: sparse.csr_array,
+    totals: np.ndarray,
+    target_weights: np.ndarray,
+    blocks: Iterable[slice],
+    *,
+    only: np.ndarray | None = None,
+    ends: np.ndarray | None = None,
+) -> np.ndarray:
+    """(N,) w (S + S^2 + ...): the share of the targets' input that reaches them from each node over paths of every length.
 
-
-def node_influence(shares: sparse.csr_array, target_weights: np.ndarray, blocks: list[slice]) -> np.ndarray:
-    """(n,) w (N + N^2 + ...): the share of the targets' input that reaches them from each node over paths of every length.
-
-    shares: N, non-negative, row sums 1 or 0. target_weights: w. blocks: row ranges such that the sources of a block's rows
-    have their own rows in later blocks only; so one pass over the entries is the whole sum.
+    S = |matrix| / totals by row: shares of the input. totals (N,): absolute sums of the rows, of the matrix or of more.
+    target_weights: w. blocks: row ranges such that the sources of a block's rows have their own rows in later blocks
+    only; so one pass over the entries is the whole sum. only: (nnz,) bool entries that count. ends: (N,) bool nodes
+    at which a path ends.
     """
-    influence = np.zeros(shares.shape[0])
+    influence = np.zeros(matrix.shape[0])
     for block in blocks:
-        first, last = shares.indptr[block.start], shares.indptr[block.stop]
-        part = sparse.csr_array(
-            (shares.data[first:last], shares.indices[first:last], shares.indptr[block.start : block.stop + 1] - first),
-            shape=(block.stop - block.start, shares.shape[1]),
-        )
-        influence += part.T @ (influence[block] + target_weights[block])
+        mass = influence[block] + target_weights[block]
+        if ends is not None:
+            mass = np.where(ends[block], target_weights[block], mass)
+        per_weight = mass / np.maximum(totals[block], FLOOR)
+        for slab in walk(matrix, block, only):
+            here = slice(slab.rows.start - block.start, slab.rows.stop - block.start)
+            influence += slab.part.T @ per_weight[here]
     return influence
 
 
 def graph_influence(graph: FullGraph) -> np.ndarray:
     """(N,) influence of every node of an unpruned graph on its logits."""
-    matrix = graph.matrix
-    data = input_shares(row_numbers(matrix), matrix.data, graph.order.size)
-    shares = sparse.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
-    return node_influence(shares, graph.target_weights, graph.blocks)
-
-
-def estimated_influence(matrix: sparse.csr_array, target_weights: np.ndarray, order: NodeOrder) -> np.ndarray:
-    """(N,) influence while only some rows of `matrix` are known: nothing flows through the others.
-
-    Known rows are in no special order, so the sum over paths is done step by step; it ends because paths do.
-    """
-    data = input_shares(row_numbers(matrix), matrix.data, order.size)
-    shares = sparse.csr_array((data, matrix.indices, matrix.indptr), shape=matrix.shape)
-    step, total = target_weights, np.zeros(order.size)
-    for _ in range(order.n_layers + 1):
-        step = shares.T @ step
-        total += step
-        if not step.any():
-            break
-    return total
+    return node_influence(graph.matrix, graph.totals[1], graph.target_weights, graph.blocks)
 
 
 def running_share(influence: np.ndarray) -> np.ndarray:

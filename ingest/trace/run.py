@@ -14,9 +14,10 @@ from atlas.errors import UsageError
 from atlas.records import Added, TraceResult, TraceScores
 from ingest.models import Model, load_model
 from ingest.trace import full_file
-from ingest.trace.attribute import Progress, Warn
+from ingest.trace.attribute import Warn
 from ingest.trace.make import prune_again, traced
 from ingest.trace.prompt import continued, prompt_ids
+from ingest.trace.rows import Progress
 from ingest.trace.targets import TargetSpec, parse_targets
 from ingest.transcoders import TranscoderSet, load_transcoders
 
@@ -41,6 +42,7 @@ def trace(
     continue_by: int = 0,
     at: int | None = None,
     keep_full: bool = False,
+    stream: bool | None = None,
     collection: str | None = None,
     again: bool = False,
     origin: dict[str, Any] | None = None,
@@ -55,7 +57,8 @@ def trace(
     max_features: trace only so many features, chosen by influence on the way; the others count as unexplained.
     continue_by: let the model write so many tokens first (the likeliest each time). at: explain the token at this position of
     what then stands there, so everything from it on is cut off. keep_full: keep the full graph for `prune_circuit`; a
-    trace whose full graph was not kept is made again.
+    trace whose full graph was not kept is made again. stream: do without the full graph (True), which takes less memory, more time
+    and gives the same circuit; None: where it would take more than half of the free memory.
     Thresholds of 1 keep every node and every non-zero edge. origin: the `job` and its worker, for the provenance; with
     `again`, a circuit of the same job is returned all the same (the job was killed after it). Raises UsageError, InputRejected or ModelRejected.
     """
@@ -83,14 +86,15 @@ def trace(
             atlas.add(circuit, collection=collection)
         already = True
     else:
-        circuit, full = traced(model, transcoders, asked, specs, actor=atlas.actor, progress=progress, warn=warn)
+        how: dict[str, Any] = {"stream": stream, "keep_full": keep_full, "progress": progress, "warn": warn}
+        circuit, full = traced(model, transcoders, asked, specs, actor=atlas.actor, **how)
         if origin:
             circuit.record.provenance.source_metadata.update(origin)
         if progress:
             progress(1, 1, "storing")
         added = atlas.add(circuit, collection=collection)
         known, already = added.circuit, added.already
-        if keep_full:
+        if full is not None:
             full_file.save(full_file.place(atlas.settings, known), full, asked)
     s = circuit.record.scores
     return TraceResult(

@@ -75,6 +75,8 @@ def find_sources(
         constants[:first] = output[:first] if skip is None else (output - skip)[:first]
         sources = [(starts[source], vectors) for source, _, vectors in written[layer]]
         writes.append([_writes(sources, p, errors[layer, p], constants[p]) for p in range(n_positions)])
+        del sources
+        written[layer].clear()  # copied by now; of a long prompt they are gigabytes
     return Sources(torch.cat(found), torch.cat(values), starts, writes, encoders, torch.cat(biases), errors)
 
 

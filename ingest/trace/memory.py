@@ -1,0 +1,120 @@
+"""How many edges a graph can have, whether they fit into memory, and so whether a trace is streamed (`ingest.trace.stream`)."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+import psutil
+
+from atlas.errors import InputRejected, UsageError
+from ingest.trace.attribute import Prepared
+
+EDGE_BYTES = 12  # of a full graph: 8 held, the rest while it is pruned
+KEPT_EDGE_BYTES = 40  # of the edges among the nodes that stay, most of which end in the circuit
+ROW_EDGE_BYTES = 9  # of the rows of a feature cap, held until the features are chosen
+SHARE = 0.5  # of the free memory, that the edges of a graph may take
+GIB = 2**30
+
+
+def available() -> int:
+    """Bytes that this process can still take: free on the machine, and within its control group's limit."""
+    free = psutil.virtual_memory().available
+    with suppress(OSError, ValueError):  # another system, or no limit
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        rows = (row.split() for row in (group / "memory.stat").read_text().splitlines())
+        files = next((int(value) for name, value in rows if name == "inactive_file"), 0)  # given up when it is needed
+        return min(free, max(limit - used + files, 0))
+    return free
+
+
+def inputs_at_most(ready: Prepared, nodes: np.ndarray | None = None) -> np.ndarray:
+    """(N,) how many edges can end in each node: sources below it and not after it; 0 for errors and tokens.
+
+    nodes: (N,) bool, only edges among these. A few may be 0 all the same, so that it is a bound, and a close one.
+    """
+    order, first = ready.order, ready.looked[1].start
+    layer, position = ready.places()
+    layer[order.errors] = np.repeat(np.arange(order.n_layers), order.n_positions)
+    position[order.errors] = np.tile(np.arange(order.n_positions), order.n_layers)
+    layer[order.tokens], position[order.tokens] = -1, np.arange(order.n_positions)
+    writes = np.ones(order.size, bool) if nodes is None else nodes.copy()
+    writes[order.errors] &= position[order.errors] >= first
+    writes[order.logits] = False
+    there = np.zeros((order.n_layers + 1, order.n_positions), np.int64)
+    np.add.at(there, (layer[writes] + 1, position[writes]), 1)
+    before = there.cumsum(axis=0).cumsum(axis=1)  # row l: the sources of layers below l
+    counts: np.ndarray = before[layer, position]
+    # no attention lies between the last layer below and a logit, or a feature beside it in a parallel block
+    straight = np.full(order.size, ready.frozen.parallel)
+    straight[order.logits] = True
+    lower = np.where(layer > 0, before[np.maximum(layer - 1, 0), position], 0)
+    counts[straight] = (lower + there[layer, position])[straight]
+    counts[order.n_features : order.n_sources] = 0
+    return counts if nodes is None else np.where(nodes, counts, 0)
+
+
+def must_stream(
+    ready: Prepared,
+    *,
+    max_features: int | None = None,
+    node_threshold: float = 0.8,
+    stream: bool | None = None,
+    keep_full: bool = False,
+) -> bool:
+    """Whether the trace must do without a full graph. stream: True or False where it is decided already.
+
+    Raises UsageError or InputRejected, before any long work, when the graph is to be kept and does not fit, or
+    when what was asked for does not fit either way.
+    """
+    if keep_full and stream:
+        raise UsageError("A streamed trace holds no full graph that could be kept.", "Leave out one of the two.")
+    counts, free = inputs_at_most(ready), available()
+    edges = total_edges(ready, counts, max_features)
+    if stream is None:
+        stream = edges * EDGE_BYTES > SHARE * free
+    if stream and keep_full:
+        raise InputRejected(
+            f"The full graph of this prompt has up to {edges:,} edges, which need {edges * EDGE_BYTES / GIB:.1f} GiB, and only "
+            f"{free / GIB:.1f} GiB are free, so it cannot be kept.",
+            f"Leave --keep-full out, or {_cap(counts, free, EDGE_BYTES)}.",
+        )
+    capped = max_features is not None and max_features < ready.order.n_features
+    needed = 0.0
+    if stream and capped:
+        needed = max_features * counts[ready.order.features].mean() * ROW_EDGE_BYTES  # type: ignore[operator]
+    elif stream and node_threshold >= 1:
+        needed = edges * KEPT_EDGE_BYTES
+    if needed > free:
+        raise InputRejected(
+            f"The edges that were asked for need about {needed / GIB:.1f} GiB, and only {free / GIB:.1f} GiB are free.",
+            f"{'Lower the cap' if capped else 'Lower the node threshold'}, or {_cap(counts, free, ROW_EDGE_BYTES)}.",
+        )
+    return bool(stream)
+
+
+def total_edges(ready: Prepared, counts: np.ndarray, max_features: int | None) -> int:
+    """The most edges of a graph, from `inputs_at_most`; with a cap those of its largest rows."""
+    rows = np.sort(counts[ready.order.features])[::-1][:max_features]
+    return int(rows.sum() + counts[ready.order.logits].sum())
+
+
+def check_second_pass(ready: Prepared, nodes: np.ndarray) -> None:
+    """Raises InputRejected when the edges among the nodes (N,) bool do not fit into memory."""
+    edges, free = int(inputs_at_most(ready, nodes).sum()), available()
+    if edges * KEPT_EDGE_BYTES > free:
+        raise InputRejected(
+            f"The {int(nodes.sum()):,} nodes within the threshold have {edges:,} edges among them, which need about "
+            f"{edges * KEPT_EDGE_BYTES / GIB:.1f} GiB, and only {free / GIB:.1f} GiB are free.",
+            f"Lower the node threshold, or {_cap(inputs_at_most(ready), free, ROW_EDGE_BYTES)}.",
+        )
+
+
+def _cap(counts: np.ndarray, free: int, bytes_each: int) -> str:
+    """A --max-features whose rows fit, in words."""
+    largest = max(int(counts.max(initial=1)), 1)
+    number = int(SHARE * free / (largest * bytes_each))
+    digits = max(len(str(number)) - 2, 0)
+    return f"pass --max-features {max(number // 10**digits * 10**digits, 1)}"
