@@ -20,7 +20,6 @@ import torch
 from torch import nn
 
 from atlas.circuit import KIND, Circuit
-
 from ingest.models.decoder import Block, DecoderModel
 from ingest.trace.attribute import Progress, prepare
 from ingest.trace.targets import TargetSpec

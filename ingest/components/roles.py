@@ -69,7 +69,8 @@ def head_scores(model: DecoderModel, cases: Cases, *, seed: int = 0) -> HeadScor
         known = np.isfinite(stacked).any(0)
         means = np.where(known, np.nansum(stacked, 0) / np.maximum(np.isfinite(stacked).sum(0), 1), np.nan)
     copying, anti = _copying(model, cases, [place[0] for place in places])
-    return HeadScores(*twice, *means, copying, anti)
+    names = [field.name for field in fields(HeadScores)]
+    return HeadScores(**dict(zip(names, [*twice, *means, copying, anti], strict=True)))
 
 
 def roles(

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from ingest.components.circuit import component_circuit
 
 from atlas import Atlas
 from atlas.causal_records import CircuitFaithfulnessRequest, ComponentsRequest
 from atlas.errors import InputRejected, ModelRejected
 from ingest import trace
+from ingest.components.circuit import component_circuit
 from ingest.components.curves import sizes
 from ingest.components.faithfulness import curves_of, faithfulness
 from ingest.models import load_model
