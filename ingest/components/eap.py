@@ -18,8 +18,9 @@ at the end makes all scores.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -78,24 +79,28 @@ def edge_scores(
     wiring = Wiring.of(model)
     total = torch.zeros(wiring.n_sources, wiring.n_inputs, dtype=torch.float64)
     clean, count = 0.0, len(cases.clean)
-    chunks = torch.arange(count).split(batch or _batch(model, wiring, cases.clean.shape[1]))
     with model.ungrouped():
-        for i, rows in enumerate(chunks):
-            if progress:
-                progress(i, len(chunks), "scoring edges")
-            part = cases.take(rows)
-            pass_ = Passes(model, wiring, part, metric, steps)
-            total += pass_.scores().to("cpu", torch.float64)
-            clean += pass_.clean
+        for part in batches(model, wiring, cases, batch, progress, "scoring edges"):
+            passes = Passes(model, wiring, part, metric, steps)
+            total += passes.scores().to("cpu", torch.float64)
+            clean += passes.clean
     scores = total[wiring.edge_source, wiring.edge_input] / count
     return EdgeScores(wiring, scores, steps, clean / count)
 
 
-def _batch(model: DecoderModel, wiring: Wiring, positions: int) -> int:
-    block = model.blocks()[0]
+def batches(
+    model: DecoderModel, wiring: Wiring, cases: Tokens, batch: int | None, progress: Progress | None, what: str
+) -> Iterator[Any]:
+    """The cases, so many at a time that a step of them fits."""
+    block, positions = model.blocks()[0], cases.clean.shape[1]
     kept = wiring.n_sources + 3 * wiring.heads  # outputs of all sources, gradients of one layer's inputs
     saved = model.n_layers * (20 + 4 * wiring.heads * positions // block.output_weight.shape[0])  # by autograd, roughly
-    return max(1, BUDGET // ((kept + saved) * positions * model.width * model.dtype.itemsize))
+    fits = max(1, BUDGET // ((kept + saved) * positions * model.width * model.dtype.itemsize))
+    chunks = torch.arange(len(cases.clean)).split(batch or fits)
+    for i, rows in enumerate(chunks):
+        if progress:
+            progress(i, len(chunks), what)
+        yield cases.take(rows)
 
 
 class Passes:
@@ -154,17 +159,26 @@ class Passes:
         hooks.append((self.model.final_norm.module, "before", _own_gradient(self.final_gradient, self.steps)))
         return hooks
 
+    def gradients(self) -> Iterator[tuple[slice, int, torch.Tensor]]:
+        """(input rows, number of sources they see, (n, R * P * d) gradients at these inputs, mean over steps)."""
+        wiring = self.wiring
+        for layer, attention in enumerate(self.attention):
+            yield (
+                wiring.head_inputs(layer),
+                wiring.seen_by_heads(layer),
+                attention.gradients(self.steps).flatten(1),
+            )
+            row = wiring.mlp_input(layer)
+            yield slice(row, row + 1), wiring.seen_by_mlp(layer), self.mlp_gradients[layer].flatten()[None]
+        yield slice(wiring.logit_input, None), wiring.n_sources, self.final_gradient.flatten()[None]
+
     @torch.no_grad()
     def scores(self) -> torch.Tensor:
         """(S, T) summed over cases and positions; 0 where there is no edge."""
-        wiring, change = self.wiring, self.change.flatten(1)  # (S, R * P * d)
-        table = change.new_zeros(wiring.n_sources, wiring.n_inputs)
-        for layer, attention in enumerate(self.attention):
-            seen, inputs = wiring.seen_by_heads(layer), wiring.head_inputs(layer)
-            table[:seen, inputs] = change[:seen] @ attention.gradients(self.steps).flatten(1).T
-            seen, input = wiring.seen_by_mlp(layer), wiring.mlp_input(layer)
-            table[:seen, input] = change[:seen] @ self.mlp_gradients[layer].flatten()
-        table[:, wiring.logit_input] = change @ self.final_gradient.flatten()
+        change = self.change.flatten(1)  # (S, R * P * d)
+        table = change.new_zeros(self.wiring.n_sources, self.wiring.n_inputs)
+        for inputs, seen, gradients in self.gradients():
+            table[:seen, inputs] = change[:seen] @ gradients.T
         return table
 
 

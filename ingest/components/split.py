@@ -31,7 +31,7 @@ class Tokens(Protocol):
     def clean(self) -> torch.Tensor: ...  # (B, P) token ids
 
     @property
-    def corrupted(self) -> torch.Tensor: ...  # (B, P)
+    def corrupted(self) -> Any: ...  # (B, P); None only where other outputs are given in place of the corrupted run's
 
     @property
     def lengths(self) -> torch.Tensor: ...  # (B,) tokens of each prompt; the answer is read at the last of them

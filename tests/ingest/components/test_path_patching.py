@@ -10,17 +10,14 @@ import torch
 
 from ingest.components.path_patching import edge_effects, path_effect, skipped
 from ingest.components.split import SplitNetwork
-from ingest.models import FAMILIES, load_model
+from tests.ingest.components.conftest import VOCABULARY
 from tests.ingest.components.test_eap import difference
 from tests.ingest.components.test_split import Cases
-from tests.ingest.trace.conftest import VOCABULARY, write_model
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def model(request, tmp_path_factory):
-    return load_model(
-        write_model(tmp_path_factory.mktemp("paths") / "model", request.param), device="cpu", dtype="float64"
-    )
+@pytest.fixture
+def model(family_model):
+    return family_model
 
 
 @pytest.fixture

@@ -11,8 +11,7 @@ import torch
 from atlas.circuit import KINDS
 from ingest.components.split import SplitNetwork
 from ingest.components.wiring import Wiring
-from ingest.models import FAMILIES, load_model
-from tests.ingest.trace.conftest import VOCABULARY, write_model
+from tests.ingest.components.conftest import VOCABULARY
 
 
 @dataclass
@@ -25,11 +24,9 @@ class Cases:
         return Cases(self.clean[rows], self.corrupted[rows], self.lengths[rows])
 
 
-@pytest.fixture(scope="module", params=FAMILIES)
-def model(request, tmp_path_factory):
-    return load_model(
-        write_model(tmp_path_factory.mktemp("split") / "model", request.param), device="cpu", dtype="float64"
-    )
+@pytest.fixture
+def model(family_model):
+    return family_model
 
 
 @pytest.fixture
