@@ -1,4 +1,4 @@
-"""A node's inputs, opened: how much of each went straight through the residual stream, and how much by which attention head."""
+"""A node's inputs, or one edge, opened: how much went straight through the residual stream, how much by which attention head."""
 
 from __future__ import annotations
 
@@ -39,6 +39,24 @@ def opened_inputs(circuit: Circuit, names: Sequence[str], row: int) -> Safe | No
         "through the residual stream, or by the last attention head on the way (`layer.head`, from token → to token)."
     )
     return Safe(table + markup.tag("p", markup.ticked(said), cls="ca-note"))
+
+
+def opened_edge(circuit: Circuit, edge: int) -> Safe | None:
+    """All parts of one edge, strongest first; None where the circuit does not store them."""
+    weight = float(circuit.edges.weight[edge])
+    parts = stored_parts(circuit, edge)
+    if not parts or not weight:
+        return None
+    ways = {"straight": "straight through the residual stream", "skip": "by the transcoder's skip", "rest": "the rest"}
+    rows = []
+    for part in parts:
+        way: object = ways.get(part.way, part.way)
+        if part.way == "head":
+            way = Safe("head " + markup.tag("code", f"{part.layer}.{part.head}"))
+        moved = part.way == "head"
+        where = f"{_token(circuit, part.from_position)} → {_token(circuit, part.to_position)}" if moved else ""
+        rows.append([way, where, markup.number(part.weight), _share(part.weight, weight)])
+    return markup.table(["How it travelled", "From → to", "Weight", "Share"], rows, numeric=[2, 3], cls="ca-opened")
 
 
 def _cells(circuit: Circuit, names: Sequence[str], edge: int) -> list[object]:

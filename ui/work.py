@@ -14,6 +14,14 @@ from ui.markup import Safe
 from ui.shared import show
 
 STATES = {"queued": "waiting", "running": "running", "done": "done", "failed": "failed", "cancelled": "cancelled"}
+KIND_NAMES = {
+    "label": "labelling",
+    "rebuild": "rebuilding the graph",
+    "patch": "patching",
+    "components": "finding components",
+    "intervene": "intervention",
+    "verify": "verification",
+}
 ENDED = frozenset({"done", "failed", "cancelled"})
 ALIVE = frozenset({"idle", "busy"})
 LOOKED = "2s"  # how often a page looks again
@@ -57,7 +65,7 @@ def bar(done: int, total: int, what: str) -> Safe:
 def _meta(job: JobRow, brief: bool) -> Safe:
     pieces: list[object] = []
     if job.kind != "trace":
-        pieces.append({"label": "labelling", "rebuild": "rebuilding the graph"}.get(job.kind, job.kind))
+        pieces.append(KIND_NAMES.get(job.kind, job.kind))
     if job.state == "running":
         if job.total:
             pieces.append(f"{job.done:,} of {job.total:,}")

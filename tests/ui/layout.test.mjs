@@ -6,7 +6,7 @@ import { pathToFileURL } from "node:url";
 const folder = process.argv[2];
 const load = (name) => import(pathToFileURL(`${folder}/${name}`).href);
 const { layout, spread, MARGIN } = await load("layout.js");
-const { nodeAt, step } = await load("hit.js");
+const { linkAt, nodeAt, pointOn, step } = await load("hit.js");
 const links = await load("links.js");
 
 let passed = 0;
@@ -78,6 +78,33 @@ test("arrow keys go to the nearest node of that direction and stay at the rim", 
   assert.equal(step(place, 0, "ArrowRight", Uint8Array.of(1, 0, 1, 1)), 3);
 });
 
+test("the pointer finds the nearest link in reach, straight or curved, in zoomed coordinates too", () => {
+  const place = { x: Float32Array.of(0, 100, 0, 100), y: Float32Array.of(100, 0, 160, 0) };
+  const ends = { s: [0, 2], t: [1, 3] };
+  const plain = { k: 1, tx: 0, ty: 0 };
+  assert.equal(linkAt(place, ends, plain, 50, 52, 5, [0, 1], false), 0);
+  assert.equal(linkAt(place, ends, plain, 50, 78, 5, [0, 1], false), 1);
+  assert.equal(linkAt(place, ends, plain, 50, 65, 5, [0, 1], false), -1);
+  assert.equal(linkAt(place, ends, plain, 50, 78, 5, [0], false), -1);
+  assert.equal(linkAt(place, ends, { k: 2, tx: 10, ty: 0 }, 110, 104, 5, [0, 1], false), 0);
+  for (const u of [0.1, 0.35, 0.5, 0.9]) {
+    const [x, y] = pointOn(place, 0, 1, u, true);
+    assert.equal(linkAt(place, ends, plain, x, y, 3, [0], true), 0, `at ${u}`);
+  }
+  assert.equal(linkAt(place, ends, plain, 12, 88, 3, [0], true), -1); // the curve leaves its source upwards, not aslant
+  assert.deepEqual(pointOn(place, 0, 1, 0, true).map(Math.round), [0, 100]);
+  assert.deepEqual(pointOn(place, 0, 1, 1, true).map(Math.round), [100, 0]);
+});
+
+test("forty thousand straight links are searched in a few frames", () => {
+  const at = (n, by) => Float32Array.from({ length: n }, (_, i) => (i * by) % 1000);
+  const place = { x: at(800, 37), y: at(800, 91) };
+  const ends = { s: Array.from({ length: 40000 }, (_, i) => i % 800), t: Array.from({ length: 40000 }, (_, i) => (i * 7) % 800) };
+  const began = performance.now();
+  linkAt(place, ends, { k: 1, tx: 0, ty: 0 }, 500, 500, 5, ends.s.keys(), false);
+  assert.ok(performance.now() - began < 500);
+});
+
 test("links are grouped by their ends", () => {
   const into = links.grouped(small.links.t, 4);
   assert.deepEqual(links.linksOf(into, 3), [2, 3]);
@@ -104,6 +131,18 @@ test("in a difference each class has its switch and the noise floor hides what i
   assert.deepEqual(links.visibleLinks(payload, order, asked), [0, 3]);
   assert.deepEqual(links.visibleLinks(payload, order, { ...asked, floor: 0.1 }), [0]);
   assert.deepEqual(links.visibleLinks(payload, order, { ...asked, classes: { both: false, a: true, b: true } }), [1, 2]);
+});
+
+test("tested links are shown however weak, or alone", () => {
+  const payload = { ...small, marks: { link: [3], mark: ["refuted"], predicted: [0.2], measured: [null] } };
+  const tested = links.testedLinks(payload);
+  assert.deepEqual(tested.get(3), { mark: "refuted", predicted: 0.2, measured: null });
+  assert.equal(links.testedLinks(small).size, 0);
+  const order = links.byStrength(small.links.w);
+  const asked = { count: 2, errors: true, classes: {}, floor: 0, tested };
+  assert.deepEqual(links.visibleLinks(payload, order, asked), [0, 1, 3]);
+  assert.deepEqual(links.visibleLinks(payload, order, { ...asked, testedOnly: true }), [3]);
+  assert.deepEqual(links.visibleLinks(payload, order, { ...asked, errors: false }), [0, 2]); // its source is an error node
 });
 
 test("the slider runs from one link to all and back", () => {

@@ -7,8 +7,10 @@ import json
 import numpy as np
 import pytest
 
+from atlas.causal_records import EdgeMark
 from atlas.circuit import Circuit, Edges, Nodes
 from tests.conftest import make_circuit
+from tests.ui.causal_samples import component_circuit
 from ui.canvas import contract
 
 
@@ -126,6 +128,57 @@ def test_tokens_of_one_prompt_alone_stand_in_reading_order():
     payload = contract.difference(make_circuit("a b c"), make_circuit("a new b c"), {}, {})
     contract.check(payload)
     assert payload["tokens"] == ["a", "new", "b", "c"]
+
+
+def test_links_that_were_tested_carry_their_mark_and_others_none():
+    circuit = make_circuit()
+    one = EdgeMark(
+        source=circuit.keys[1],
+        target=circuit.keys[2],
+        mark="refuted",
+        predicted=-1.0,
+        measured=np.nan,
+        intervention="i",
+    )
+    gone = EdgeMark(source="feature/9/9/9", target=circuit.keys[2], mark="confirmed", intervention="i")
+    payload = contract.single(circuit, {}, marks=[one, gone])
+    contract.check(payload)
+    assert payload["marks"] == {"link": [1], "mark": ["refuted"], "predicted": [-1.0], "measured": [None]}
+    plain = contract.single(circuit, {})
+    assert "marks" not in plain
+    assert plain["rev"] != payload["rev"]
+    assert "marks" not in contract.single(circuit, {}, marks=[gone])
+
+
+def test_check_refuses_a_mark_on_a_link_that_is_not_there():
+    circuit = make_circuit()
+    mark = EdgeMark(source=circuit.keys[1], target=circuit.keys[2], mark="confirmed", intervention="i")
+    payload = contract.single(circuit, {}, marks=[mark])
+    with pytest.raises(ValueError, match="marks"):
+        contract.check({**payload, "marks": {**payload["marks"], "link": [3]}})
+    with pytest.raises(ValueError, match="measured"):
+        contract.check({**payload, "marks": {**payload["marks"], "measured": []}})
+
+
+def test_a_circuit_of_components_has_a_column_for_each_head_and_says_where_a_link_enters():
+    circuit = component_circuit(layers=3, heads=4)
+    payload = contract.single(circuit, {})
+    contract.check(payload)
+    assert payload["columns"] == "parts"
+    assert payload["tokens"] == ["head 0", "head 1", "head 2", "head 3", "MLP"]
+    x = dict(zip(payload["nodes"]["id"], payload["nodes"]["x"], strict=True))
+    assert (x["head/2/-1/3"], x["mlp/1/-1/-1"], x["token/-1/-1/-1"]) == (3, 4, 2)
+    assert payload["links"]["slot"][:4] == ["q", "k", "v", "direct"]
+    names = dict(zip(payload["nodes"]["id"], payload["nodes"]["label"], strict=True))
+    assert names["head/2/-1/3"] == "head 2.3"
+    assert names["token/-1/-1/-1"] == "embeddings"
+    assert names["logit/3/-1/-1"] == "logit-difference"
+
+
+def test_circuits_of_positions_keep_their_columns_and_their_links_name_no_slot():
+    payload = contract.single(make_circuit(), {})
+    assert "columns" not in payload
+    assert "slot" not in payload["links"]
 
 
 @pytest.mark.samples

@@ -44,3 +44,21 @@ def test_a_choice_from_the_canvas_is_checked():
     assert view.from_canvas({**good, "click": "<b>"}, "c", KNOWN).click == ""
     assert view.from_canvas(None, "c", KNOWN) is None
     assert view.from_canvas("text", "c", KNOWN) is None
+
+
+EDGE = "feature/0/1/6->feature/1/1/7"
+
+
+def test_an_edge_is_chosen_instead_of_a_node_and_only_one_that_is_there():
+    has_edge = {EDGE}.__contains__
+    got = view.from_address("c", "", "", None, KNOWN, [], EDGE, has_edge)
+    assert (got.edge, got.click) == (EDGE, "")
+    assert got.to_data()["edge"] == EDGE
+    assert view.from_address("c", "", "", got, KNOWN, [], EDGE, has_edge) is got
+    assert view.from_address("c", "", "", None, KNOWN, [], "a->b", has_edge).edge == ""
+    assert view.from_address("c", "feature/0/1/6", "", None, KNOWN, [], EDGE, has_edge).edge == ""
+
+    chosen = {"key": "c", "seq": 3, "click": "", "edge": EDGE, "pins": []}
+    assert view.from_canvas(chosen, "c", KNOWN, has_edge).edge == EDGE
+    for wrong in ({"edge": "<b>"}, {"edge": 4}, {"edge": None}, {"click": "feature/0/1/6"}):
+        assert view.from_canvas({**chosen, **wrong}, "c", KNOWN, has_edge).edge == ""

@@ -3,10 +3,12 @@
 The payload is columnar JSON (finite numbers and null only):
 
     {v, key, rev, slot, mode: single | path | diff, tokens: [text by column], layers: [name by row, bottom first],
-     nodes: {id, x, y, kind, label, size, act, side?}, links: {s, t, w, a?, b?, c?}, path?: {nodes, links}, floor?}
+     nodes: {id, x, y, kind, label, size, act, side?}, links: {s, t, w, slot?, a?, b?, c?}, path?: {nodes, links}, floor?,
+     marks?: {link, mark, predicted, measured}, columns?: parts}
 
 `x` and `y` index `tokens` and `layers`; `w` is the signed share (sign of the weight times |weight| / total absolute input of
 the target). In a difference `w` = b - a, `c` says 0 in both, 1 only in A, 2 only in B, and `side` the same for nodes.
+`marks` are the links that an intervention tested. With `columns` = parts the columns are heads and not tokens.
 `rev` changes when the content changes under the same key. Numbers are rounded: the canvas shows, it does not compute.
 """
 
@@ -15,13 +17,14 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
 from atlas.alignment import align_positions, node_codes
-from atlas.circuit import KIND, KINDS, Circuit
+from atlas.causal_records import EdgeMark
+from atlas.circuit import KIND, KINDS, SLOTS, Circuit
 from atlas.compare import signed_shares
 
 VERSION = 1
@@ -29,18 +32,30 @@ POOLED = "pooled"
 
 
 def single(
-    circuit: Circuit, labels: Mapping[int, str], *, slot: str = "circuit", path: list[str] | None = None
+    circuit: Circuit,
+    labels: Mapping[int, str],
+    *,
+    slot: str = "circuit",
+    path: list[str] | None = None,
+    marks: Iterable[EdgeMark] = (),
 ) -> dict[str, Any]:
-    """One circuit; `labels` by row (`Atlas.node_labels`), `path` = node keys to light up (unknown keys are left out)."""
-    columns, column_of = _columns(circuit)
+    """One circuit; `labels` by row (`Atlas.node_labels`), `path` = node keys to light up (unknown keys are left out), `marks` =
+    what interventions said of its edges (`Atlas.edge_marks`)."""
+    columns, across = _across(circuit)
     layers, layer_of = _layers([circuit])
     e = circuit.edges
     payload: dict[str, Any] = {
         "tokens": columns,
         "layers": layers,
-        "nodes": {"id": circuit.keys} | _node_columns(circuit, labels, column_of, layer_of),
+        "nodes": {"id": circuit.keys} | _node_columns(circuit, labels, across, layer_of),
         "links": {"s": e.source.tolist(), "t": e.target.tolist(), "w": _rounded(signed_shares(circuit))},
     }
+    if e.slot.any():
+        payload["links"]["slot"] = [SLOTS[code] for code in e.slot.tolist()]
+    if by_parts(circuit):
+        payload["columns"] = "parts"
+    if tested := _tested(circuit, marks):
+        payload["marks"] = tested
     mode = "single"
     if path:
         rows = [circuit.row_of_key[key] for key in path if key in circuit.row_of_key]
@@ -75,7 +90,8 @@ def difference(
         (2, b, codes_b, column_b, labels_b),
     ):
         ids = circuit.keys if side == 1 else [f"b:{key}" for key in circuit.keys]
-        columns = {"id": ids} | _node_columns(circuit, labels, column_of, layer_of)
+        across = [column_of[position] for position in circuit.nodes.position.tolist()]
+        columns = {"id": ids} | _node_columns(circuit, labels, across, layer_of)
         rows = []
         for row, code in enumerate(codes.tolist()):
             merged = row_of.get(code)
@@ -108,11 +124,13 @@ def node_names(circuit: Circuit, labels: Mapping[int, str]) -> list[str]:
             known = token or (f"token {index}" if index >= 0 else "output")
             names.append(f"{known} {probability:.0%}" if np.isfinite(probability) else known)
         elif kind == KIND["token"]:
-            names.append(token or (f"token {index}" if index >= 0 else "token"))
+            names.append(token or (f"token {index}" if index >= 0 else "embeddings"))
         elif label:
             names.append(label)
         elif kind == KIND["error"]:
             names.append(f"error of layer {layer}")
+        elif kind == KIND["head"] and index >= 0:
+            names.append(f"head {layer}.{index}")
         else:
             names.append(f"{KINDS[kind]} {layer}/{index}" if index >= 0 else f"{KINDS[kind]} {layer}")
     return names
@@ -125,6 +143,8 @@ def check(payload: dict[str, Any]) -> None:
     count = len(nodes["id"])
     wrong = [name for name, column in nodes.items() if len(column) != count]
     wrong += [name for name, column in links.items() if len(column) != len(links["s"])]
+    marks = payload.get("marks", {})
+    wrong += [name for name, column in marks.items() if len(column) != len(marks["link"])]
     if wrong:
         raise ValueError(f"columns of another length: {wrong}")
     for name, values, limit in (
@@ -132,9 +152,45 @@ def check(payload: dict[str, Any]) -> None:
         ("y", nodes["y"], len(payload["layers"])),
         ("s", links["s"], count),
         ("t", links["t"], count),
+        ("marks", payload.get("marks", {}).get("link", []), len(links["s"])),
     ):
         if values and not 0 <= min(values) <= max(values) < limit:
             raise ValueError(f"{name} points outside 0..{limit - 1}")
+
+
+def by_parts(circuit: Circuit) -> bool:
+    """Heads and no positions: such a circuit is drawn with a column for each head, because all of its nodes are pooled."""
+    return bool(circuit.nodes.is_kind("head").any() and (circuit.nodes.position == -1).all())
+
+
+def _across(circuit: Circuit) -> tuple[list[str], list[int]]:
+    """Column texts and the column of every node."""
+    n = circuit.nodes
+    if not by_parts(circuit):
+        columns, column_of = _columns(circuit)
+        return columns, [column_of[position] for position in n.position.tolist()]
+    heads = int(n.index[n.is_kind("head")].max()) + 1
+    at_ends = n.is_kind("token", "logit")
+    column = np.where(n.is_kind("head"), n.index, np.where(at_ends, heads // 2, heads))
+    return [*(f"head {index}" for index in range(heads)), "MLP"], column.tolist()
+
+
+def _tested(circuit: Circuit, marks: Iterable[EdgeMark]) -> dict[str, list[Any]]:
+    """The links that were tested; a test is of two nodes, so each of their links has its mark. Empty when there are none."""
+    found = {(m.source, m.target): m for m in marks if m.mark != "untested"}
+    if not found:
+        return {}
+    tested: dict[str, list[Any]] = {"link": [], "mark": [], "predicted": [], "measured": []}
+    pairs = zip(circuit.edges.source.tolist(), circuit.edges.target.tolist(), strict=True)
+    for link, (source, target) in enumerate(pairs):
+        mark = found.get((circuit.keys[source], circuit.keys[target]))
+        if mark is None:
+            continue
+        tested["link"].append(link)
+        tested["mark"].append(mark.mark)
+        for name, value in (("predicted", mark.predicted), ("measured", mark.measured)):
+            tested[name].append(None if value is None or not np.isfinite(value) else float(f"{value:.4g}"))
+    return tested if tested["link"] else {}
 
 
 def _columns(circuit: Circuit) -> tuple[list[str], dict[int, int]]:
@@ -203,12 +259,12 @@ def _layers(circuits: list[Circuit]) -> tuple[list[str], Any]:
 
 
 def _node_columns(
-    circuit: Circuit, labels: Mapping[int, str], column_of: Mapping[int, int], layer_of: Any
+    circuit: Circuit, labels: Mapping[int, str], across: list[int], layer_of: Callable[[int, int], int]
 ) -> dict[str, list[Any]]:
     """Every column of the nodes but `id` and `side`, by row of the circuit."""
     n = circuit.nodes
     return {
-        "x": [column_of[p] for p in n.position.tolist()],
+        "x": across,
         "y": [layer_of(k, layer) for k, layer in zip(n.kind.tolist(), n.layer.tolist(), strict=True)],
         "kind": [KINDS[code] for code in n.kind.tolist()],
         "label": node_names(circuit, labels),
@@ -268,6 +324,7 @@ def _numbers(values: np.ndarray) -> list[float | None]:
 
 def _finish(payload: dict[str, Any], key: str, slot: str, mode: str) -> dict[str, Any]:
     payload |= {"v": VERSION, "key": key, "slot": slot, "mode": mode}
-    content = [payload["nodes"]["label"], payload.get("path"), payload.get("floor"), len(payload["links"]["s"])]
+    given = [payload.get(name) for name in ("path", "floor", "marks")]
+    content = [payload["nodes"]["label"], *given, len(payload["links"]["s"])]
     payload["rev"] = hashlib.sha256(json.dumps(content).encode()).hexdigest()[:12]
     return payload

@@ -9,12 +9,17 @@ import streamlit as st
 
 from atlas.circuit import KINDS
 from atlas.errors import NotFound
-from ui import cards, explain, markup, view
+from ui import cards, explain, heat_map, markup, view
 from ui.annotation_panel import panel
 from ui.canvas import contract
 from ui.canvas.component import bridge, canvas
+from ui.causal_panel import evidence_tab
+from ui.edge_card import edge_card, edge_rows
+from ui.evidence_words import Names
+from ui.intervene_form import form
 from ui.listing import circuit_name, circuit_table, when
 from ui.opened_edges import opened_inputs
+from ui.patching_maps import maps
 from ui.shared import asked, begin, fragment, get_atlas, guarded, heading, note, problem, remember, show
 
 SLOT = "circuit"
@@ -52,44 +57,58 @@ with guarded():
     detail = atlas.show(circuit_id)
     circuit = atlas.load(circuit_id)
     labels = atlas.node_labels(circuit_id)
+    marks = atlas.edge_marks(circuit_id)
 record = detail.record
 known = circuit.row_of_key
+names = Names(circuit, contract.node_names(circuit, labels))
+patched = heat_map.is_patching(circuit)
 
 
 @st.cache_resource(show_spinner="Drawing ...", max_entries=8)
-def payload(circuit_id: str, labels_digest: str, path: str) -> dict:
-    """Read-only; one per circuit, labels and path, so that reruns send nothing new to the browser."""
-    made = contract.single(circuit, labels, slot=SLOT, path=view.split_keys(path))
+def payload(circuit_id: str, content_digest: str, path: str) -> dict:
+    """Read-only; one per circuit, labels and marks, and path, so that reruns send nothing new to the browser."""
+    made = contract.single(circuit, labels, slot=SLOT, path=view.split_keys(path), marks=marks)
     contract.check(made)
     return made
 
 
+def has_edge(edge: str) -> bool:
+    return bool(edge_rows(circuit, edge))
+
+
 def current_view() -> view.View:
     last = st.session_state.get("circuit_view")
-    now = view.from_address(circuit_id, asked("node"), asked("pins"), last, known, detail.pins)
+    now = view.from_address(circuit_id, asked("node"), asked("pins"), last, known, detail.pins, asked("edge"), has_edge)
     st.session_state.circuit_view = now
     return now
 
 
 def on_selection() -> None:
     """The canvas chose: write the address. What came is checked, because it came from a browser."""
-    chosen = view.from_canvas(st.session_state.bridge.get("selection"), circuit_id, known)
+    chosen = view.from_canvas(st.session_state.bridge.get("selection"), circuit_id, known, has_edge)
     if chosen is None:
         return
     st.session_state.circuit_view = chosen
-    remember(circuit=circuit_id, node=chosen.click, pins=view.address_pins(chosen, detail.pins), path=asked("path"))
+    pins = view.address_pins(chosen, detail.pins)
+    kept = {name: asked(name) for name in ("path", "intervention", "tab")}
+    remember(circuit=circuit_id, node=chosen.click, edge=chosen.edge, pins=pins, **kept)
 
 
 @fragment
 def chosen_card() -> None:
     now = current_view()
-    bridge(SLOT, now.to_data(), "bridge", on_selection)
+    if not patched:
+        bridge(SLOT, now.to_data(), "bridge", on_selection)
     subjects = {"this circuit": circuit_id}
     about_node, said = st.container(), st.container()  # so that the form below stays where it is while nodes are chosen
+    if now.edge:
+        with about_node:
+            edge_card(circuit, names, now.edge, marks)
+        subjects["the chosen link"] = f"{circuit_id}#{now.edge}"
     if now.click:
         with about_node:
             card(known[now.click])
-            opened = opened_inputs(circuit, contract.node_names(circuit, labels), known[now.click])
+            opened = opened_inputs(circuit, names.names, known[now.click])
             if opened is not None:
                 show(opened)
         subjects["the chosen node, here"] = f"{circuit_id}#{now.click}"
@@ -97,6 +116,8 @@ def chosen_card() -> None:
         if feature is not None:
             subjects["its feature, everywhere"] = f"feature:{feature}"
     with said:
+        if not patched:
+            form(circuit, names, now, view.split_keys(asked("path")), [group.name for group in detail.supernodes])
         panel(subjects, now.pins, SLOT)
 
 
@@ -104,8 +125,7 @@ def card(row: int) -> None:
     """What is known of the chosen node."""
     feature = circuit.feature_key(row)
     if feature is None:
-        name = contract.node_names(circuit, labels)[row]
-        show(markup.tag("h2", markup.visible(name), cls="ca-head"))
+        show(markup.tag("h2", markup.visible(names.names[row]), cls="ca-head"))
         note(
             EXPLAINED.get(KINDS[circuit.nodes.kind[row]], "A component of the model; it has no label and no examples.")
         )
@@ -161,8 +181,12 @@ if asked("path"):
         )
     )
 with guarded():
-    digest = hashlib.sha256(json.dumps(sorted(labels.items())).encode()).hexdigest()
-    canvas(payload(circuit_id, digest, asked("path")), key="canvas")
+    if patched:
+        maps(circuit)
+    else:
+        content = [sorted(labels.items()), [mark.model_dump() for mark in marks]]
+        digest = hashlib.sha256(json.dumps(content).encode()).hexdigest()
+        canvas(payload(circuit_id, digest, asked("path")), key="canvas")
     chosen_card()
 
 
@@ -228,18 +252,24 @@ def origin_tab() -> None:
             )
 
 
+def token_at(position: int) -> str:
+    if position < 0:
+        return "all"
+    return markup.visible(circuit.tokens[position]) if position < len(circuit.tokens) else str(position)
+
+
 @fragment
 def nodes_tab() -> None:
     left, right = st.columns([3, 1])
     text = left.text_input("Filter nodes by name, token or key", key="node_filter").strip().casefold()
     present = ["", *sorted({KINDS[code] for code in circuit.nodes.kind.tolist()})]
     kind = right.selectbox("Kind", present, format_func=lambda k: k or "every kind")
-    names, n = contract.node_names(circuit, labels), circuit.nodes
+    n = circuit.nodes
     rows = [
         row
         for row, key in enumerate(circuit.keys)
         if (not kind or KINDS[n.kind[row]] == kind)
-        and (not text or text in f"{names[row]} {circuit.node_tokens[row]} {key}".casefold())
+        and (not text or text in f"{names.names[row]} {circuit.node_tokens[row]} {key}".casefold())
     ]
     # strongest influence first, unknown last
     rows.sort(key=lambda row: -float(n.influence[row]) if n.influence[row] == n.influence[row] else 1.0)
@@ -248,10 +278,12 @@ def nodes_tab() -> None:
             ["Node", "Kind", "Layer", "At token", "Activation", "Influence", "Key"],
             [
                 [
-                    markup.link("circuit", markup.visible(names[row]), circuit=circuit_id, node=circuit.keys[row]),
+                    markup.link(
+                        "circuit", markup.visible(names.names[row]), circuit=circuit_id, node=circuit.keys[row]
+                    ),
                     KINDS[n.kind[row]],
                     int(n.layer[row]),
-                    markup.visible(circuit.tokens[p]) if 0 <= (p := int(n.position[row])) < len(circuit.tokens) else p,
+                    token_at(int(n.position[row])),
                     *(
                         markup.number(v if v == v else None)
                         for v in (float(n.activation[row]), float(n.influence[row]))
@@ -266,9 +298,13 @@ def nodes_tab() -> None:
     note(f"{len(rows):,} nodes fit" + (f"; the first {NODES_LISTED} are listed." if len(rows) > NODES_LISTED else "."))
 
 
-scores, origin, nodes = st.tabs(["Scores", "Targets and origin", "Nodes as a table"])
+EVIDENCE = "Evidence"
+first = EVIDENCE if asked("intervention") or asked("tab") == "evidence" else None
+scores, evidence, origin, nodes = st.tabs(["Scores", EVIDENCE, "Targets and origin", "Nodes as a table"], default=first)
 with scores:
     scores_tab()
+with evidence:
+    evidence_tab(circuit, detail, names)
 with origin:
     origin_tab()
 with nodes:

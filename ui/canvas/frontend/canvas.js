@@ -3,15 +3,16 @@
 // few bytes and Python answers with the card alone.
 
 import { layout, MARGIN } from "./layout.js";
-import { nodeAt, step } from "./hit.js";
-import { byStrength, connections, countAt, fractionFor, grouped, visibleLinks } from "./links.js";
+import { linkAt, nodeAt, pointOn, step } from "./hit.js";
+import { byStrength, connections, countAt, fractionFor, grouped, linksOf, testedLinks, visibleLinks } from "./links.js";
 import { bundle, colours, drawBase, drawOverlay, landmarks, visibleSpace } from "./draw.js";
-import { element, LISTED, NodeList, Panel } from "./panel.js";
+import { element, LISTED, NodeList, Panel, percent, said } from "./panel.js";
 
 const FIRST_LINKS = 600; // drawn before the reader asks for more
 const SMALL = 1200; // a graph of up to this many links is drawn whole
 const BURST = 150; // ms; arrow keys held down are sent at most this often
-const REACH = 12; // px around the pointer
+const REACH = 12; // px around the pointer in which a node is meant
+const LINK_REACH = 5; // px, for a link
 
 const hub = (window.circuitAtlas ??= { canvases: {}, bridges: {}, views: {} });
 const instances = new WeakMap();
@@ -34,11 +35,14 @@ class Canvas {
     this.list = new NodeList(this.options, "ca-node");
     this.panel = new Panel(this.aside, {
       choose: (node) => this.choose(node),
+      chooseLink: (link) => this.chooseLink(link),
       pin: (node) => this.pin(node),
       hover: (node) => this.hoverOn(node),
     });
     this.click = -1;
+    this.link = -1; // chosen; never both a node and a link
     this.hover = -1;
+    this.hoverLink = -1;
     this.pins = new Set();
     this.seq = 0;
     this.frames = 0;
@@ -68,8 +72,11 @@ class Canvas {
     this.outOf = grouped(data.links.s, count);
     this.order = byStrength(data.links.w);
     this.path = data.path || null;
+    this.tested = testedLinks(data);
+    this.testedOnly = false;
+    this.hoverLink = -1;
     if (!sameCircuit) {
-      this.click = -1;
+      this.click = this.link = -1;
       this.pins = new Set();
       this.seq = 0;
       this.known = landmarks(data);
@@ -84,7 +91,7 @@ class Canvas {
     this.list.fill(data, this.names);
     this.fillBar();
     this.resize();
-    Object.assign(this.root.dataset, { mode: data.mode, nodes: count, links: data.links.w.length, key: data.key });
+    Object.assign(this.root.dataset, { mode: data.mode, nodes: count, links: data.links.w.length, tested: this.tested.size, key: data.key });
     const view = hub.views[data.slot];
     if (view && view.key === data.key) this.receive(view);
     this.reflect();
@@ -96,6 +103,7 @@ class Canvas {
     if (!this.payload || view.key !== this.payload.key || view.seq < this.seq) return;
     this.seq = view.seq;
     this.click = this.row.get(view.click) ?? -1;
+    this.link = this.click < 0 && view.edge ? this.strongest(...view.edge.split("->")) : -1;
     this.pins = new Set(view.pins.map((id) => this.row.get(id)).filter((node) => node !== undefined));
     this.reflect();
   }
@@ -108,15 +116,49 @@ class Canvas {
       this.lastSent = performance.now();
       const bridge = hub.bridges[this.payload.slot];
       const id = this.payload.nodes.id;
-      if (bridge) bridge({ key: this.payload.key, seq: this.seq, click: this.click < 0 ? "" : id[this.click], pins: [...this.pins].map((n) => id[n]) });
+      if (bridge) {
+        bridge({ key: this.payload.key, seq: this.seq, click: this.click < 0 ? "" : id[this.click], edge: this.edgeKey(), pins: [...this.pins].map((n) => id[n]) });
+      }
     }, wait);
   }
 
   choose(node) {
-    if (node === this.click) return;
+    if (node === this.click && this.link < 0) return;
     this.click = node;
+    this.link = -1;
     this.reflect();
     this.send();
+  }
+
+  chooseLink(link) {
+    if (link === this.link) return;
+    this.link = link;
+    this.click = -1;
+    this.hoverLink = -1;
+    this.reflect();
+    this.send();
+  }
+
+  // "source->target" of the chosen link, by node keys.
+  edgeKey() {
+    if (this.link < 0) return "";
+    const { links, nodes } = this.payload;
+    return `${nodes.id[links.s[this.link]]}->${nodes.id[links.t[this.link]]}`;
+  }
+
+  // Links from one node to another (several where they enter by different slots), strongest first.
+  between(source, target) {
+    const { t, w } = this.payload.links;
+    return linksOf(this.outOf, source).filter((link) => t[link] === target).sort((a, b) => Math.abs(w[b]) - Math.abs(w[a]));
+  }
+
+  strongest(source, target) {
+    const ends = [this.row.get(source), this.row.get(target)];
+    return ends.includes(undefined) ? -1 : this.between(...ends)[0] ?? -1;
+  }
+
+  chosenLinks() {
+    return this.link < 0 ? [] : this.between(this.payload.links.s[this.link], this.payload.links.t[this.link]);
   }
 
   pin(node) {
@@ -138,14 +180,18 @@ class Canvas {
     if (!payload) return;
     const id = payload.nodes.id;
     root.dataset.click = this.click < 0 ? "" : id[this.click];
+    root.dataset.edge = this.edgeKey();
     root.dataset.pins = [...this.pins].map((n) => id[n]).join(",");
     this.list.mark(this.click);
-    if (this.click < 0) this.panel.empty(payload);
+    if (this.link >= 0) {
+      this.panel.showLink(payload, this.names, this.chosenLinks(), this.tested.get(this.link));
+      this.live.textContent = `${this.names[payload.links.s[this.link]]} to ${this.names[payload.links.t[this.link]]} chosen`;
+    } else if (this.click < 0) this.panel.empty(payload);
     else {
       const { s, t, a, b } = payload.links;
       const both = (rows) => rows.map((row) => ({ ...row, a: a ? a[row.link] : null, b: b ? b[row.link] : null }));
       this.panel.show(payload, this.names, this.click, this.pins.has(this.click),
-        both(connections(payload, this.into, s, this.click)), both(connections(payload, this.outOf, t, this.click)));
+        both(connections(payload, this.into, s, this.click)), both(connections(payload, this.outOf, t, this.click)), this.tested);
       this.live.textContent = `${this.names[this.click]} chosen`;
     }
     this.drawSoon("overlay");
@@ -172,6 +218,7 @@ class Canvas {
       element("label", {}, "Strongest links", slider, amount),
       ...(payload.links.c ? this.classChecks(check) : []),
       payload.nodes.kind.includes("error") ? check("error nodes", this.errors, (on) => { this.errors = on; }) : "",
+      this.tested.size ? check(`tested only (${this.tested.size})`, this.testedOnly, (on) => { this.testedOnly = on; }) : "",
       element("span", { class: "zoom" }, zoom("−", "Zoom out", () => this.zoom(1 / 1.4, ...middle())),
         zoom("+", "Zoom in", () => this.zoom(1.4, ...middle())),
         zoom("Fit", "Show the whole graph", () => this.setView({ k: 1, tx: 0, ty: 0 }))));
@@ -195,7 +242,7 @@ class Canvas {
     this.shown = Uint8Array.from(payload.nodes.kind, (kind) => (this.errors || kind !== "error" ? 1 : 0));
     this.amount.textContent = `${this.visible.length} of ${payload.links.w.length}`;
     this.root.dataset.drawn = String(this.visible.length);
-    this.bundled = bundle(payload, this.place, this.visible);
+    this.bundled = bundle(payload, this.place, this.visible.filter((link) => !this.tested.has(link)));
     this.drawSoon("base");
   }
 
@@ -217,8 +264,8 @@ class Canvas {
   }
 
   scene() {
-    const { payload, place, view, width, height, ratio, visible, shown, names } = this;
-    return { payload, place, view, width, height, ratio, visible, shown, names, bundle: this.bundled, colours: this.colours };
+    const { payload, place, view, width, height, ratio, visible, shown, names, tested } = this;
+    return { payload, place, view, width, height, ratio, visible, shown, names, tested, bundle: this.bundled, colours: this.colours };
   }
 
   // The links that light up with a node: its strongest inputs and outputs, as many as the panel lists.
@@ -248,10 +295,11 @@ class Canvas {
   draw(layer = "base") {
     if (!this.place) return;
     const scene = this.scene();
-    const state = { hover: this.hover, click: this.click, pins: this.pins, path: this.path, landmarks: this.known, incident: (node) => this.incident(node) };
+    const state = { hover: this.hover, click: this.click, hoverLink: this.hoverLink, chosen: this.chosenLinks(), pins: this.pins, path: this.path,
+      landmarks: this.known, incident: (node) => this.incident(node) };
     if (layer === "base") drawBase(this.base.getContext("2d"), scene);
     drawOverlay(this.overlay.getContext("2d"), scene, state);
-    const focused = this.hover >= 0 || this.click >= 0 || this.path;
+    const focused = this.hover >= 0 || this.click >= 0 || this.link >= 0 || this.path;
     this.base.style.opacity = focused ? "0.38" : "1";
     this.frames += 1;
     this.root.dataset.frames = String(this.frames);
@@ -276,6 +324,15 @@ class Canvas {
     return { x: box.left + this.place.x[node] * this.view.k + this.view.tx, y: box.top + this.place.y[node] * this.view.k + this.view.ty };
   }
 
+  // The middle of a link on the page, for tests.
+  locateLink(source, target) {
+    const link = this.strongest(source, target);
+    const { s, t } = this.payload.links;
+    const [x, y] = pointOn(this.place, s[link], t[link], 0.5, this.bundled.curved);
+    const box = this.stage.getBoundingClientRect();
+    return { x: box.left + x * this.view.k + this.view.tx, y: box.top + y * this.view.k + this.view.ty };
+  }
+
   // --- events -----------------------------------------------------------------------------------------------------
 
   listen() {
@@ -284,6 +341,7 @@ class Canvas {
       return [event.clientX - box.left, event.clientY - box.top];
     };
     const under = (event) => nodeAt(this.place, this.view, ...at(event), REACH, this.shown);
+    const linkUnder = (event) => this.linkUnder(...at(event));
     this.stage.addEventListener("pointerdown", (event) => {
       if (event.button !== 0 || !this.place) return;
       this.drag = { from: at(event), view: this.view, moved: false };
@@ -300,9 +358,14 @@ class Canvas {
         return;
       }
       const node = under(event);
+      const link = node < 0 ? linkUnder(event) : -1;
       this.hoverOn(node);
-      this.stage.style.cursor = node >= 0 ? "pointer" : "grab";
-      this.showTip(node, px, py);
+      if (link !== this.hoverLink) {
+        this.hoverLink = link;
+        this.drawSoon("overlay");
+      }
+      this.stage.style.cursor = node >= 0 || link >= 0 ? "pointer" : "grab";
+      this.showTip(node, link, px, py);
     });
     this.stage.addEventListener("pointerup", (event) => {
       const drag = this.drag;
@@ -310,11 +373,15 @@ class Canvas {
       if (!drag || drag.moved) return;
       this.options.focus({ preventScroll: true });
       const node = under(event);
+      const link = node < 0 ? linkUnder(event) : -1;
       if (event.shiftKey) this.pin(node);
+      else if (link >= 0) this.chooseLink(link);
       else this.choose(node);
     });
     this.stage.addEventListener("pointerleave", () => {
       this.hoverOn(-1);
+      this.hoverLink = -1;
+      this.drawSoon("overlay");
       this.tip.hidden = true;
     });
     this.stage.addEventListener("wheel", (event) => {
@@ -334,23 +401,34 @@ class Canvas {
     this.observer.observe(this.stage);
   }
 
+  // Lit links (of the chosen node, or of the path) come before the others, which are dimmed while something is lit.
+  linkUnder(px, py) {
+    const find = (links) => linkAt(this.place, this.payload.links, this.view, px, py, LINK_REACH, links, this.bundled.curved);
+    const lit = this.click >= 0 ? this.incident(this.click) : this.path ? this.path.links : [];
+    const found = find(lit);
+    return found >= 0 ? found : find(this.visible);
+  }
+
   key(event) {
     if (!this.place || event.ctrlKey || event.metaKey || event.altKey) return;
     if (event.key.startsWith("Arrow")) {
-      const first = this.shown.indexOf(1);
-      this.choose(this.click < 0 ? first : step(this.place, this.click, event.key, this.shown));
+      const from = this.link >= 0 ? this.payload.links.t[this.link] : this.click;
+      this.choose(from < 0 ? this.shown.indexOf(1) : step(this.place, from, event.key, this.shown));
     } else if (event.key === " " || event.key === "Enter") this.pin(this.click);
     else if (event.key === "Escape") this.choose(-1);
     else return;
     event.preventDefault();
   }
 
-  showTip(node, px, py) {
-    this.tip.hidden = node < 0;
-    if (node < 0) return;
-    const act = this.payload.nodes.act[node];
-    this.tip.replaceChildren(element("b", {}, this.names[node]), element("span", {},
-      `${this.payload.nodes.kind[node]} · ${this.payload.layers[this.payload.nodes.y[node]]}${act === null ? "" : ` · ${Number(act.toPrecision(3))}`}`));
+  showTip(node, link, px, py) {
+    this.tip.hidden = node < 0 && link < 0;
+    if (this.tip.hidden) return;
+    const { nodes, links, layers } = this.payload;
+    const act = node < 0 ? null : nodes.act[node];
+    const lines = node >= 0
+      ? [this.names[node], `${nodes.kind[node]} · ${layers[nodes.y[node]]}${act === null ? "" : ` · ${Number(act.toPrecision(3))}`}`]
+      : [`${this.names[links.s[link]]} → ${this.names[links.t[link]]}`, `${percent(links.w[link])} · ${said(this.tested.get(link))}`];
+    this.tip.replaceChildren(element("b", {}, lines[0]), element("span", {}, lines[1]));
     this.tip.style.left = `${Math.min(px + 14, this.width - 180)}px`;
     this.tip.style.top = `${Math.min(py + 14, this.height - MARGIN.bottom)}px`;
   }

@@ -1,11 +1,14 @@
 // Paint the scene on its two canvases: base (all links and nodes) and overlay (what the pointer or a click lights up).
 
 import { widthClass } from "./links.js";
+import { handles, pointOn } from "./hit.js";
 import { MARGIN } from "./layout.js";
 
 const WIDTHS = [0.6, 1.1, 2.0, 3.4];
 const BASE_ALPHA = [0.22, 0.34, 0.5, 0.75];
 const CURVED_UP_TO = 4000; // links; curves of more than that cost too much per frame
+const DASHES = { confirmed: [], refuted: [7, 5], inconclusive: [1.5, 4] }; // px
+const BADGE = 6; // px, radius
 
 export function colours(element) {
   const style = getComputedStyle(element);
@@ -17,6 +20,9 @@ export function colours(element) {
     primary: read("--st-primary-color", "#2563eb"),
     positive: read("--ca-positive", "#2f7de1"),
     negative: read("--ca-negative", "#e2711d"),
+    confirmed: read("--ca-confirmed", "#2a9158"),
+    refuted: read("--ca-refuted", "#c22f55"),
+    inconclusive: read("--ca-inconclusive", "#7d838c"),
     font: read("--st-font", "sans-serif"),
   };
 }
@@ -28,8 +34,8 @@ function trace(path, place, source, target, curved) {
   const y1 = place.y[target];
   path.moveTo(x0, y0);
   if (curved) {
-    const bend = (y1 - y0) * 0.45;
-    path.bezierCurveTo(x0, y0 + bend, x1, y1 - bend, x1, y1);
+    const [ax, ay, bx, by] = handles(x0, y0, x1, y1);
+    path.bezierCurveTo(ax, ay, bx, by, x1, y1);
   } else path.lineTo(x1, y1);
 }
 
@@ -66,6 +72,74 @@ function strokeBundles(context, { bundles }, scene, alpha, wider = 0) {
     context.stroke(bundles[i]);
   }
   context.globalAlpha = 1;
+}
+
+// Links that an intervention tested: the line's colour stays that of its sign, the dashes say the mark, and so does a badge.
+function paintTested(context, scene, links, wider) {
+  const tested = links.filter((link) => scene.tested.has(link));
+  if (!tested.length) return;
+  const { s, t, w } = scene.payload.links;
+  enterStage(context, scene);
+  context.globalAlpha = 0.95;
+  context.lineCap = "round";
+  for (const link of tested) {
+    const path = new Path2D();
+    trace(path, scene.place, s[link], t[link], scene.bundle.curved);
+    context.strokeStyle = w[link] < 0 ? scene.colours.negative : scene.colours.positive;
+    context.lineWidth = (Math.max(1.4, WIDTHS[widthClass(w[link])]) + wider) / scene.view.k;
+    context.setLineDash(DASHES[scene.tested.get(link).mark].map((length) => length / scene.view.k));
+    context.stroke(path);
+  }
+  context.setLineDash([]);
+  context.lineCap = "butt";
+  context.globalAlpha = 1;
+  context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
+}
+
+// After the nodes, so that none hides them; one that would cover another is left out (its dashes still say it).
+function paintBadges(context, scene, links) {
+  const { s, t } = scene.payload.links;
+  const taken = [];
+  for (const link of links) {
+    const found = scene.tested.get(link);
+    if (!found) continue;
+    const at = [0.5, 0.38, 0.62, 0.27, 0.73]
+      .map((u) => pointOn(scene.place, s[link], t[link], u, scene.bundle.curved))
+      .map(([x, y]) => [x * scene.view.k + scene.view.tx, y * scene.view.k + scene.view.ty])
+      .find(([x, y]) => !taken.some(([a, b]) => (x - a) ** 2 + (y - b) ** 2 < (2 * BADGE + 2) ** 2));
+    if (!at) continue;
+    taken.push(at);
+    badge(context, scene, found.mark, ...at);
+  }
+}
+
+function badge(context, scene, name, x, y) {
+  context.beginPath();
+  context.arc(x, y, BADGE, 0, 7);
+  context.fillStyle = scene.colours[name];
+  context.fill();
+  context.lineWidth = 1.5;
+  context.strokeStyle = scene.colours.back;
+  context.stroke();
+  context.strokeStyle = context.fillStyle = "#fff";
+  context.lineWidth = 1.6;
+  context.beginPath();
+  if (name === "confirmed") {
+    context.moveTo(x - 3, y + 0.2);
+    context.lineTo(x - 0.8, y + 2.4);
+    context.lineTo(x + 3, y - 2.2);
+  } else if (name === "refuted") {
+    context.moveTo(x - 2.3, y - 2.3);
+    context.lineTo(x + 2.3, y + 2.3);
+    context.moveTo(x + 2.3, y - 2.3);
+    context.lineTo(x - 2.3, y + 2.3);
+  } else {
+    context.font = `700 9px ${scene.colours.font}`;
+    context.textAlign = "center";
+    context.textBaseline = "middle";
+    context.fillText("?", x, y + 0.5);
+  }
+  context.stroke();
 }
 
 function mark(context, kind, x, y, r) {
@@ -195,7 +269,9 @@ export function drawBase(context, scene) {
   enterStage(context, scene);
   strokeBundles(context, scene.bundle, scene, scene.visible.length > 6000 ? BASE_ALPHA.map((a) => a * 0.6) : BASE_ALPHA);
   context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
+  paintTested(context, scene, scene.visible, 0);
   for (let node = 0; node < scene.shown.length; node++) if (scene.shown[node]) paintNode(context, scene, node, false);
+  paintBadges(context, scene, scene.visible);
   context.restore();
 }
 
@@ -253,7 +329,8 @@ function paintNames(context, scene, nodes, { most = 190, shy = false } = {}) {
   }
 }
 
-// state: {hover, click, pins: Set, path: {nodes, links} | null, landmarks, incident(node) -> links}
+// state: {hover, click, hoverLink, chosen: links of the chosen pair, pins: Set, path: {nodes, links} | null, landmarks,
+// incident(node) -> links}
 export function drawOverlay(context, scene, state) {
   prepare(context, scene);
   paintAxes(context, scene);
@@ -269,6 +346,9 @@ export function drawOverlay(context, scene, state) {
     }
   }
   if (state.path) for (const link of state.path.links) links.add(link);
+  for (const link of state.chosen) links.add(link);
+  const quiet = !links.size && state.hoverLink >= 0; // only a link under the pointer: the rest stays as it is
+  if (state.hoverLink >= 0) links.add(state.hoverLink);
   if (!links.size && !lit.length && !pinned.length && !state.path) {
     paintNames(context, scene, state.landmarks, { most: 150, shy: true });
     return;
@@ -277,9 +357,11 @@ export function drawOverlay(context, scene, state) {
   context.save();
   clipStage(context, scene);
   enterStage(context, scene);
-  const strong = bundle(scene.payload, scene.place, links.size > 3000 ? [...links].slice(0, 3000) : [...links], scene.bundle.curved);
-  strokeBundles(context, strong, scene, [0.45, 0.7, 0.85, 0.95], 0.4);
+  const drawn = [...links].slice(0, 3000);
+  const strong = bundle(scene.payload, scene.place, drawn.filter((link) => !scene.tested.has(link)), scene.bundle.curved);
+  strokeBundles(context, strong, scene, [0.45, 0.7, 0.85, 0.95], state.hoverLink >= 0 || state.chosen.length ? 1.2 : 0.4);
   context.setTransform(scene.ratio, 0, 0, scene.ratio, 0, 0);
+  paintTested(context, scene, drawn, 0.6);
   const ends = new Set();
   for (const link of links) {
     ends.add(scene.payload.links.s[link]);
@@ -291,6 +373,10 @@ export function drawOverlay(context, scene, state) {
   if (state.path) for (const node of state.path.nodes) ring(context, scene, node, scene.colours.primary, 1.6, 3);
   if (state.hover >= 0) ring(context, scene, state.hover, scene.colours.text, 1.2, 3.5);
   if (state.click >= 0) ring(context, scene, state.click, scene.colours.primary, 2.6, 4);
+  const chosenEnds = state.chosen.length ? [scene.payload.links.s[state.chosen[0]], scene.payload.links.t[state.chosen[0]]] : [];
+  for (const node of chosenEnds) ring(context, scene, node, scene.colours.primary, 2, 4);
+  paintBadges(context, scene, drawn);
   context.restore();
-  paintNames(context, scene, [...new Set([...lit.reverse(), ...(state.path ? state.path.nodes : []), ...pinned])]);
+  if (quiet) paintNames(context, scene, state.landmarks, { most: 150, shy: true });
+  else paintNames(context, scene, [...new Set([...lit.reverse(), ...chosenEnds, ...(state.path ? state.path.nodes : []), ...pinned])]);
 }

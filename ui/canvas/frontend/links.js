@@ -39,19 +39,33 @@ export function widthClass(weight) {
   return size >= 0.2 ? 3 : size >= 0.06 ? 2 : size >= 0.015 ? 1 : 0;
 }
 
-// Which links are shown: the `count` strongest among those that pass. classes: {both, a, b} switches of the diff mode.
-export function visibleLinks(payload, order, { count, errors, classes, floor }) {
+// Link -> what an intervention said of it: {mark: "confirmed" | "refuted" | "inconclusive", predicted, measured}.
+export function testedLinks({ marks }) {
+  if (!marks) return new Map();
+  const { link, mark, predicted, measured } = marks;
+  return new Map(link.map((number, i) => [number, { mark: mark[i], predicted: predicted[i], measured: measured[i] }]));
+}
+
+// Which links are shown: the `count` strongest among those that pass, and every tested one, however weak. classes: {both, a, b}
+// switches of the diff mode; tested: Map of tested links; testedOnly: leave out all others.
+export function visibleLinks(payload, order, { count, errors, classes, floor, tested, testedOnly }) {
   const { s, t, w, c } = payload.links;
   const kind = payload.nodes.kind;
   const out = [];
+  let left = count;
   for (const link of order) {
-    if (out.length >= count) break;
+    const asked = tested?.has(link);
+    if (!asked && (testedOnly || left <= 0)) {
+      if (!tested?.size) break;
+      continue;
+    }
     if (!errors && (kind[s[link]] === "error" || kind[t[link]] === "error")) continue;
     if (c) {
       if (c[link] === 0 ? !classes.both : c[link] === 1 ? !classes.a : !classes.b) continue;
       if (Math.abs(w[link]) < floor) continue;
     }
     out.push(link);
+    left -= 1;
   }
   return out;
 }
