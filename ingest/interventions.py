@@ -44,9 +44,13 @@ def intervene(
     request = request.model_copy(update={"circuit": circuit.id})
     rows = checked_rows(circuit, supernodes(atlas, circuit), request)
     if of_components(circuit):
-        from ingest.causal.components import intervene_components
+        from ingest.causal import components
+        from ingest.components.found import found_model
 
-        result = intervene_components(atlas, circuit, request, rows, model, progress)
+        found = found_model(atlas, circuit, model)
+        parts = components.ComponentLaboratory(found, circuit)
+        (result,) = parts.results([components.Trial(request, rows)], progress)
+        result.provenance = provenance(found, None, origin)
     else:
         pair = found_pair(atlas, circuit, model, transcoders)
         laboratory = Laboratory(*pair, circuit)

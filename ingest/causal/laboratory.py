@@ -81,35 +81,34 @@ class Laboratory:
             )
         self.firing_share = float(firing.mean()) if len(firing) else 1.0
         self.graph = LinearGraph(circuit, here)
-        self.target_rows, specs = self._targets()
+        targets = self._targets()
+        self.target_rows, self.first_target = list(targets), next(iter(targets.values()))
         places = [self.features[row] for row in self.feature_rows.tolist()]
-        self.reads = Reads(model, transcoders, np.array(places, int).reshape(-1, 3), specs)
         logits = [row for row in self.target_rows if row not in self.features]
+        self.reads = Reads(model, transcoders, np.array(places, int).reshape(-1, 3), [targets[row] for row in logits])
         self.column = {row: i for i, row in enumerate([*self.feature_rows.tolist(), *logits])}
 
-    def _targets(self) -> tuple[list[int], list[TargetSpec]]:
-        """Rows of what the circuit explains, in the record's order; and what the logits among them are made of."""
-        nodes, rows, specs = self.circuit.nodes, [], []
+    def _targets(self) -> dict[int, TargetSpec]:
+        """What the circuit explains and holds, by row, in the record's order."""
+        nodes, found = self.circuit.nodes, {}
         for target, spec in zip(self.circuit.record.targets, recorded_targets(self.model, self.circuit), strict=True):
+            at = spec.position % len(self.own.ids)
             if spec.kind == "feature" and spec.feature is not None:
                 layer, index = spec.feature
-                wanted = nodes.is_kind("feature") & (nodes.layer == layer) & (nodes.index == index)
-                rows += np.flatnonzero(wanted & (nodes.position == spec.position)).tolist()
-                continue
-            at = target.position if target.position >= 0 else len(self.own.ids) + target.position
-            if spec.kind == "token" and not 0 <= spec.tokens[0] < self.model.vocabulary:
+                rows = np.flatnonzero(nodes.is_kind("feature") & (nodes.layer == layer) & (nodes.index == index))
+            elif spec.kind == "token" and not 0 <= spec.tokens[0] < self.model.vocabulary:
                 continue  # an imported circuit may not say which token
-            wanted = nodes.is_kind("logit") & (nodes.index == target.token_id)
-            found = np.flatnonzero(wanted & (nodes.position == at)).tolist() or np.flatnonzero(wanted).tolist()
-            if found:
-                rows.append(found[0])
-                specs.append(TargetSpec(spec.kind, spec.what, at, spec.tokens))
-        if not rows:
+            else:
+                rows = np.flatnonzero(nodes.is_kind("logit") & (nodes.index == target.token_id))
+            there = rows[nodes.position[rows] == at]
+            for row in there[:1].tolist():
+                found[row] = TargetSpec(spec.kind, spec.what, at, spec.tokens, spec.feature)
+        if not found:
             raise InputRejected(
                 f"The circuit {self.circuit.id} holds none of its targets, so there is no effect to measure.",
                 "Trace or import it again.",
             )
-        return rows, specs
+        return found
 
     def trial(self, request: InterventionRequest, rows: list[int]) -> Trial:
         """Raises UsageError for a cut whose end cannot be read."""
