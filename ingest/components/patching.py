@@ -120,8 +120,8 @@ def patch(
     """Patch as asked and keep the heat maps as a circuit; one that answers the same question already is returned.
 
     A replacement by mean, zero or resampling is noising, whatever direction is asked. origin: the job and its worker; with it,
-    metrics that name functions are refused. resume_dir: where finished pieces are kept until the circuit is, by default a
-    folder of the atlas's home. Raises UsageError, InputRejected, ModelRejected.
+    metrics that name functions are refused. resume_dir: under it finished pieces are kept until the circuit is, by default
+    under the atlas's home. Raises UsageError, InputRejected, ModelRejected.
     """
     chosen = metric_named(request.metric, functions=origin is None)
     direction: Direction = request.direction if request.replacement == "counterfactual" else "noise"
@@ -142,7 +142,7 @@ def patch(
     known = atlas.find_trace(key)
     if known:
         return atlas.add(atlas.load(known), collection=request.collection)
-    folder = resume_dir or atlas.settings.home / "unfinished" / key
+    folder = (resume_dir or atlas.settings.home / "unfinished") / key
     patched = patch_activations(
         found,
         cases,

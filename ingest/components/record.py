@@ -62,7 +62,7 @@ def question(
         what = first.answer.strip() + (f" − {(first.wrong or '').strip()}" if metric.name == "logit-difference" else "")
     words = re.sub(r"\W+", "-", first.clean).strip("-").lower()[:50].rstrip("-")
     return CircuitRecord(
-        name=f"{words}-{'and-others-' if many else ''}{method.split()[0]}",
+        name=f"{words}-{'and-others-' if many else ''}{'patching' if method == 'activation patching' else 'components'}",
         prompt=first.clean,
         examples=cases.examples(model),
         targets=[Target(kind="token" if metric.name == "probability" else "difference", what=what)],
