@@ -94,12 +94,19 @@ def components(
 def show_components(console: Any, circuit: Circuit) -> None:
     """The strongest nodes and edges by their scores."""
     console.print(about_cases(circuit))
+    said = circuit.record.provenance.source_metadata
+    if "faithfulness" in said:
+        console.print(
+            f"by themselves these {len(circuit.edges)} of {said['edges_of_the_network']} edges hold {said['faithfulness']:.3f} of the "
+            f"metric ({said['metric_clean']:.4g} on clean prompts, {said['metric_corrupted']:.4g} on corrupted ones)"
+        )
     score = circuit.extra.get("eap.node_score")
     if score is not None and len(score):
         order = np.argsort(-np.abs(score), kind="stable")[:STRONGEST].tolist()
         largest = float(np.abs(score[order]).max())
         rows = [(component_name(circuit, row), float(score[row]), bar(float(score[row]), largest)) for row in order]
-        console.print(table(["node", "score", ""], rows, title="\nstrongest nodes"))
+        console.print("\nstrongest nodes")
+        console.print(table(["node", "score", ""], rows))
     show_edges(console, circuit)
 
 
@@ -119,5 +126,5 @@ def show_edges(console: Any, circuit: Circuit) -> None:
         )
         for row in order
     ]
-    title = "\nstrongest edges (positive: the metric would fall without it)"
-    console.print(table(["from", "to", "into", "weight", ""], rows, title=title))
+    console.print("\nstrongest edges (positive: the metric would fall without it)")
+    console.print(table(["from", "to", "into", "weight", ""], rows))

@@ -32,7 +32,8 @@ def heat_maps(down: str, across: str, rows: Sequence[str], maps: Sequence[tuple[
     """Lines of text: (rows, columns) of each map, NaN where nothing was measured; beside each other where they fit."""
     lines: list[str] = []
     for some in _fitting(maps):
-        blocks = [_block(title, grid[:, :WIDEST]) for title, grid in some]
+        tens = any(grid.shape[1] > 10 for _, grid in some)
+        blocks = [_block(title, grid[:, :WIDEST], tens) for title, grid in some]
         cut = any(grid.shape[1] > WIDEST for _, grid in some)
         lines.append(f"down: {down}, across: {across}{f', the first {WIDEST}' if cut else ''}")
         heads = len(blocks[0]) - len(rows)
@@ -57,12 +58,12 @@ def _fitting(maps: Sequence[tuple[str, np.ndarray]]) -> list[list[tuple[str, np.
     return groups
 
 
-def _block(title: str, grid: np.ndarray) -> list[str]:
-    """Title, numbers of the columns in two lines, rows; all of one width."""
+def _block(title: str, grid: np.ndarray, tens: bool) -> list[str]:
+    """Title, numbers of the columns (`tens`: in two lines), rows; all of one width."""
     columns = range(grid.shape[1])
     lines = [
         title,
-        "".join(f"{column // 10 or '':>2}" for column in columns),
+        *(["".join(f"{column // 10 or '':>2}" for column in columns)] if tens else []),
         "".join(f"{column % 10:>2}" for column in columns),
         *("".join(cell(value) for value in row) for row in grid),
     ]
@@ -79,24 +80,28 @@ def bar(value: float | None, largest: float, width: int = 10) -> str:
 
 
 def scatter(points: Sequence[tuple[float, float, str]], width: int = 45, height: int = 13) -> list[str]:
-    """Predicted (across) against measured (up), each with its own scale; a point is (predicted, measured, sign)."""
+    """Predicted (across) against measured (up), each with its own scale and 0 in it; a point is (predicted, measured, sign)."""
     known = [point for point in points if math.isfinite(point[0]) and math.isfinite(point[1])]
     if not known:
         return []
-    span = max(abs(p) for p, _, _ in known) or 1.0, max(abs(m) for _, m, _ in known) or 1.0
+    places = []
+    ends = []
+    for axis, cells in ((0, width), (1, height)):
+        values = [0.0, *(float(point[axis]) for point in known)]  # type: ignore[arg-type]
+        low, high = min(values), max(values)
+        span = (high - low) or 1.0
+        places.append([round((value - low) / span * (cells - 1)) for value in values])
+        ends.append((low, high))
+    (zero_across, *columns), (zero_up, *rows) = places
     field = [[" "] * width for _ in range(height)]
-    middle = (width // 2, height // 2)
-    for column in range(width):
-        field[middle[1]][column] = "─"
-    for row in range(height):
-        field[row][middle[0]] = "│"
-    field[middle[1]][middle[0]] = "┼"
-    for predicted, measured, sign in known:
-        column = middle[0] + round(predicted / span[0] * middle[0])
-        row = middle[1] - round(measured / span[1] * middle[1])
+    field[zero_up] = ["─"] * width
+    for line in field:
+        line[zero_across] = "┼" if line[zero_across] == "─" else "│"
+    for column, row, (_, _, sign) in zip(columns, rows, known, strict=True):
         field[row][column] = sign
-    lines = [f"{'measured':>{middle[0] + 4}}, ±{span[1]:.3g}", *("".join(row).rstrip() for row in field)]
-    return [*lines, f"{'predicted':>{width}}, ±{span[0]:.3g}"]
+    lines = ["".join(row).rstrip() for row in reversed(field)]
+    (left, right), (bottom, top) = ends
+    return [f"up: measured, {bottom:.3g} to {top:.3g}; across: predicted, {left:.3g} to {right:.3g}", *lines]
 
 
 def patching_maps(circuit: Circuit) -> list[str]:

@@ -96,16 +96,18 @@ def show_intervention(console: Any, row: InterventionRow) -> None:
         beyond = f"; 95% of them move the target by less than {c.quantile:.4g}" if c.quantile is not None else ""
         console.print(f"{c.count} control features, {c.same_position} of them at the same position{beyond}")
     if row.targets:
-        console.print(moved_table(row.targets, "\ntarget"))
+        console.print("\ntarget")
+        console.print(moved_table(row.targets))
     if row.prompts:
-        console.print(moved_table(row.prompts, "\nprompt by prompt, the first target"))
+        console.print("\nprompt by prompt, the first target")
+        console.print(moved_table(row.prompts))
     above = {target.node for target in row.targets}
     downstream = [moved for moved in row.moved if moved.node not in above]
     if downstream:
         by_size = sorted(downstream, key=lambda moved: -max(abs(moved.measured), abs(moved.predicted or 0.0)))
         rank = "" if row.spearman is None else f"; rank correlation of predicted and measured {row.spearman:.3f}"
-        title = f"\ndownstream, {min(MOST, len(by_size))} of {len(by_size)} nodes{rank}"
-        console.print(moved_table(by_size[:MOST], title))
+        console.print(f"\ndownstream, {min(MOST, len(by_size))} of {len(by_size)} nodes{rank}")
+        console.print(moved_table(by_size[:MOST]))
 
 
 def described(row: InterventionRow) -> str:
@@ -128,14 +130,14 @@ def described(row: InterventionRow) -> str:
             return f"{f' {SEPARATOR} '.join(row.nodes)} cut{where}"
 
 
-def moved_table(rows: list[Moved], title: str) -> Any:
-    """Before, predicted and measured change with bars of one scale."""
+def moved_table(rows: list[Moved], before: bool = True) -> Any:
+    """Predicted and measured change, with bars of one scale; `before`: with the value before."""
     largest = max((abs(value) for m in rows for value in (m.measured, m.predicted or 0.0)), default=0.0)
     cells = [
         (
             m.node[:40],
             m.text[:30],
-            m.before,
+            *((m.before,) if before else ()),
             m.predicted,
             bar(m.predicted, largest),
             m.measured,
@@ -143,7 +145,8 @@ def moved_table(rows: list[Moved], title: str) -> Any:
         )
         for m in rows
     ]
-    return table(["node", "", "before", "predicted", "", "measured", ""], cells, title=title)
+    heads = ["node", "", *(("before",) if before else ()), "predicted", "", "measured", ""]
+    return table(heads, cells)
 
 
 # -- what is asked

@@ -112,7 +112,8 @@ def show_patched(console: Any, circuit: Circuit) -> None:
     order = (-abs(effect)).argsort(kind="stable")[:STRONGEST].tolist()
     largest = float(abs(effect[order]).max()) if order else 0.0
     rows = [(component_name(circuit, row), float(effect[row]), bar(float(effect[row]), largest)) for row in order]
-    console.print(table(["part", "effect", ""], rows, title="\nlargest effects (1 = all of the difference)"))
+    console.print("\nlargest effects (1 = all of the difference)")
+    console.print(table(["part", "effect", ""], rows))
 
 
 def about_cases(circuit: Circuit) -> str:

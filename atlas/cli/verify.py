@@ -89,14 +89,15 @@ def show_verification(console: Any, result: VerifyResult) -> None:
     console.print(table(["", *marks, "tested"], rows))
     if r.baselines:
         rows_of = [("this graph", r.spearman, ""), *((b.name, b.spearman, b.note) for b in r.baselines)]
-        console.print(table(["predicted by", "rank correlation", ""], rows_of, title="\nbeside"))
-    points = [point for point in r.points if point.predicted is not None]
+        console.print("")
+        console.print(table(["predicted by", "rank correlation", ""], rows_of))
+    points = [point.model_copy(update={"text": SIGNS.get(point.text, point.text)}) for point in r.points]
+    points = [point for point in points if point.predicted is not None]
     if points:
         by_size = sorted(points, key=lambda point: -abs(point.measured))
-        console.print(
-            moved_table(by_size[:MOST], f"\neffect on the first target, {min(MOST, len(points))} of {len(points)}")
-        )
+        console.print(f"\neffect on the first target, {min(MOST, len(points))} of {len(points)}")
+        console.print(moved_table(by_size[:MOST], before=False))
         console.print("")
-        for line in scatter([(point.predicted or 0.0, point.measured, "o") for point in points]):
+        for line in scatter([(point.predicted or 0.0, point.measured, point.text[:1] or "o") for point in points]):
             console.print(line)
     console.print(f"\n{len(r.interventions)} interventions kept, {r.seconds:.1f} s; `atlas show --edge` has the marks")

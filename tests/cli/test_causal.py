@@ -157,11 +157,11 @@ def test_a_heat_map_is_shaded_characters_layer_by_position() -> None:
     lines = drawing.patching_maps(patched())
     assert lines[0] == "down: token, across: layer"
     assert lines[1].split() == ["stream", "before"]
-    assert [line[14:].rstrip() for line in lines[3:7]] == [" 0 1", " · ·", " ░ ▒", " ▒ ▓"]
-    assert lines[4].startswith("0 a")
+    assert [line[14:].rstrip() for line in lines[2:6]] == [" 0 1", " · ·", " ░ ▒", " ▒ ▓"]
+    assert lines[3].startswith("0 a")
     heads = lines.index("down: layer, across: head")
     assert lines[heads + 1].strip() == "heads, all positions at once"
-    assert [line[14:].rstrip() for line in lines[heads + 3 : heads + 6]] == [" 0 1", " ·-▒", "-▒-▓"]
+    assert [line[14:].rstrip() for line in lines[heads + 2 : heads + 5]] == [" 0 1", " ·-▒", "-▒-▓"]
     assert lines[-1] == drawing.LEGEND
     text = printed(patch.show_patched, patched())
     assert "head 1.1" in text
@@ -187,12 +187,15 @@ def test_bars_of_one_scale_go_both_ways() -> None:
 
 def test_a_scatter_has_the_corners_where_they_belong() -> None:
     lines = drawing.scatter([(2.0, 1.0, "a"), (-2.0, -1.0, "b"), (math.nan, 1.0, "c")], width=9, height=5)
-    field = lines[1:-1]
-    assert field[0] == "    │   a"
-    assert field[2] == "────┼────"
-    assert field[4] == "b   │"
-    assert "±1" in lines[0]
-    assert "±2" in lines[-1]
+    assert lines == [
+        "up: measured, -1 to 1; across: predicted, -2 to 2",
+        "    │   a",
+        "    │",
+        "────┼────",
+        "    │",
+        "b   │",
+    ]
+    assert drawing.scatter([(-2.0, -1.0, "b"), (-1.0, 0.0, "a")], width=5, height=3)[1:] == ["──a─┼", "    │", "b   │"]
     assert drawing.scatter([]) == []
 
 
@@ -253,7 +256,10 @@ def test_what_was_done_is_said_in_words(asked: dict, said: str) -> None:
 
 
 def test_a_verification_shows_the_score_with_what_it_must_be_compared_with() -> None:
-    points = [Moved(node=f"feature/0/1/{i}", before=1.0, measured=i - 2.0, predicted=2.0 * i - 4) for i in range(5)]
+    points = [
+        Moved(node=f"feature/0/1/{i}", text="confirmed", before=1.0, measured=i - 2.0, predicted=2.0 * i - 4)
+        for i in range(5)
+    ]
     result = VerifyResult(
         circuit="c1-a",
         spearman=0.8,
@@ -277,7 +283,8 @@ def test_a_verification_shows_the_score_with_what_it_must_be_compared_with() -> 
     assert ["nodes", "3", "1", "1", "5"] in lines
     assert ["edges", "7", "0", "0", "7"] in lines
     assert ["raw", "activation", "0.2"] in lines
-    assert text.count("o") > 5
+    assert text.count("✓") == 1 + 5 + 5, "once in the head, in the table and in the scatter for every point"
+    assert "before" not in text
     empty = printed(verify.show_verification, VerifyResult(circuit="c1-a", spearman=None))
     assert "no causal score, fewer than 3 effects could be measured" in empty
 
@@ -310,4 +317,4 @@ def test_faithfulness_shows_curves_with_bounds_and_areas_beside_the_baselines() 
 
 def test_text_is_no_wider_than_a_terminal_needs() -> None:
     console = Console(width=200)
-    assert console.measure(intervene.moved_table(row().targets, "")).maximum <= 130
+    assert console.measure(intervene.moved_table(row().targets)).maximum <= 130
