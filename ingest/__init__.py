@@ -11,6 +11,7 @@ _HOMES = {
     "import_paths": "ingest.load",
     "export_bytes": "ingest.load",
     "label_features": "ingest.labels",
+    "intervene": "ingest.interventions",
     "load_model": "ingest.models",
     "load_transcoders": "ingest.transcoders",
 }

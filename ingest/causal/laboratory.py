@@ -126,7 +126,9 @@ class Laboratory:
         if text == self.own.text:
             return self.own
         ids = prompts_like(self.model, self.circuit, [text], len(self.own.ids))[0]
-        return self._others.setdefault(tuple(ids), on_prompt(self.model, self.transcoders, ids, text))
+        if tuple(ids) not in self._others:
+            self._others[tuple(ids)] = on_prompt(self.model, self.transcoders, ids, text)
+        return self._others[tuple(ids)]
 
     # -- many at once
 

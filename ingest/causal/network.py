@@ -194,8 +194,8 @@ class _Run:
         self.reads, self.held, self.with_values = reads, held, values
         self.ids = torch.tensor([list(token_ids)] * len(rows), device=self.model.device)
         self.inputs: dict[int, torch.Tensor] = {}
-        self.read = np.full((len(rows), len(reads)), np.nan)
-        self.values = np.full((len(rows), len(reads.features)), np.nan)
+        self.read: list[tuple[np.ndarray, torch.Tensor]] = []  # columns, (B, columns)
+        self.values: list[tuple[np.ndarray, torch.Tensor]] = []
         self.features: dict[int, list[tuple[int, FeatureChange]]] = defaultdict(list)
         self.writes: dict[int, list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]] = defaultdict(list)
         for row, changes in enumerate(rows):
@@ -224,12 +224,19 @@ class _Run:
         finally:
             for handle in handles:
                 handle.remove()
-        first = len(self.reads.features)
-        for k, spec in enumerate(self.reads.targets):
-            vector = self.reads.vectors[k].to(final.device)
-            at = wide(final[:, spec.position])
-            self.read[:, first + k] = (at @ vector + self.reads.constants[k].to(at.device)).double().cpu().numpy()
-        return self.read, self.values
+        for k, spec in enumerate(self.reads.targets, start=len(self.reads.features)):
+            vector = self.reads.vectors[k - len(self.reads.features)].to(final.device)
+            constant = self.reads.constants[k - len(self.reads.features)].to(final.device)
+            self.read.append((np.array([k]), (wide(final[:, spec.position]) @ vector + constant)[:, None]))
+        return self._table(self.read, len(self.reads)), self._table(self.values, len(self.reads.features))
+
+    def _table(self, parts: list[tuple[np.ndarray, torch.Tensor]], width: int) -> np.ndarray:
+        """(B, width) float64; NaN where nothing was read. One transfer for all."""
+        table = np.full((len(self.ids), width), np.nan)
+        if parts:
+            values = torch.cat([value.double().to(self.ids.device) for _, value in parts], dim=1)
+            table[:, np.concatenate([columns for columns, _ in parts])] = values.cpu().numpy()
+        return table
 
     def _reader(self, layer: int) -> Callable[..., None]:
         norm, hook = self.network.blocks[layer].mlp_norm, self.transcoders.input_hook
@@ -241,10 +248,10 @@ class _Run:
             for position, columns, features, encoders, biases in self.reads.places.get(layer, ()):
                 at = value[:, position].to(encoders.device)
                 pre = wide(at) @ encoders.T + biases
-                self.read[:, columns] = pre.double().cpu().numpy()
+                self.read.append((columns, pre))
                 if self.with_values:
                     kept = _active(self.transcoders.layers[layer], pre, at, features)
-                    self.values[:, columns] = (pre * kept).double().cpu().numpy()
+                    self.values.append((columns, pre * kept))
 
         return keep
 
