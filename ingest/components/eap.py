@@ -217,13 +217,16 @@ class _Attention:
 
     def gradients(self, steps: int) -> torch.Tensor:
         """(3 * heads, R, P, d), mean over the steps."""
-        streams = torch.stack(self.streams, -2)  # (R, P, K, d)
-        made = []
-        for part in self.parts:
-            weight = self.norm.centre(part.weight * self.norm.weight).unflatten(0, (-1, part.head_size))
-            direct = torch.einsum("rphe,hed->hrpd", part.scaled, weight)
-            made.append(direct - (torch.stack(part.along, -1) @ streams).permute(2, 0, 1, 3))
-        return torch.cat(made) / steps
+        streams = torch.stack(self.streams, -2).flatten(0, 1)  # (R * P, K, d)
+        rows, width, heads = len(streams), streams.shape[-1], self.parts[0].scaled.shape[2]
+        made = streams.new_empty(3 * heads, rows, width)
+        for i, part in enumerate(self.parts):
+            weight = self.norm.centre(part.weight * self.norm.weight).unflatten(0, (heads, -1)) / steps
+            scaled = part.scaled.flatten(0, 1).transpose(0, 1)  # (heads, R * P, h)
+            torch.matmul(scaled, weight, out=made[i * heads : (i + 1) * heads])
+        along = torch.cat([torch.stack(part.along, -1) for part in self.parts], -2)  # (R, P, 3 * heads, K)
+        made -= (along.flatten(0, 1) @ (streams / steps)).transpose(0, 1)
+        return made.view(3 * heads, *self.streams[0].shape)
 
 
 class _Part:

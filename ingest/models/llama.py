@@ -64,8 +64,8 @@ class LlamaModel(DecoderModel):
                 group = block.query.weight.shape[0] // block.key.weight.shape[0]
                 if group > 1:
                     changed.append((attention, attention.k_proj, attention.v_proj, group))
-                    attention.k_proj = _repeated(attention.k_proj, group, size)
-                    attention.v_proj = _repeated(attention.v_proj, group, size)
+                    attention.k_proj = _Repeated(attention.k_proj, group, size)
+                    attention.v_proj = _Repeated(attention.v_proj, group, size)
                     attention.num_key_value_groups = 1
             yield
         finally:
@@ -73,16 +73,21 @@ class LlamaModel(DecoderModel):
                 attention.k_proj, attention.v_proj, attention.num_key_value_groups = key, value, group
 
 
-def _repeated(projection: nn.Linear, group: int, head_size: int) -> nn.Linear:
-    """The same map with every head `group` times in a row, the order in which query heads share it."""
+class _Repeated(nn.Module):
+    """The same map with every head `group` times in a row, the order in which query heads share it.
 
-    def repeat(values: torch.Tensor) -> nn.Parameter:
-        heads = values.unflatten(0, (-1, head_size)).repeat_interleave(group, 0).flatten(0, 1)
-        return nn.Parameter(heads, requires_grad=False)
+    It is computed once per shared head; `weight` and `bias` are those of the repeated map.
+    """
 
-    made = nn.Linear(1, 1, bias=projection.bias is not None, device="meta")
-    made.in_features, made.out_features = projection.in_features, projection.out_features * group
-    made.weight = repeat(projection.weight)
-    if projection.bias is not None:
-        made.bias = repeat(projection.bias)
-    return made
+    def __init__(self, shared: nn.Linear, group: int, head_size: int) -> None:
+        super().__init__()
+        self.shared, self.group, self.head_size = shared, group, head_size
+        self.weight = self._repeat(shared.weight)
+        self.bias = None if shared.bias is None else self._repeat(shared.bias)
+
+    def _repeat(self, values: torch.Tensor) -> torch.Tensor:
+        return values.unflatten(0, (-1, self.head_size)).repeat_interleave(self.group, 0).flatten(0, 1)
+
+    def forward(self, stream: torch.Tensor) -> torch.Tensor:
+        heads = self.shared(stream).unflatten(-1, (-1, self.head_size))
+        return heads.repeat_interleave(self.group, -2).flatten(-2)
