@@ -60,20 +60,24 @@ def logit_difference(logits: torch.Tensor, cases: Cases) -> torch.Tensor:
     """(B, V) -> (B,) answer less wrong."""
     if cases.wrong is None:
         raise InputRejected("A pair has no wrong answer, and a logit difference needs one.", "Give every pair one.")
-    rows = torch.arange(len(logits), device=logits.device)
-    return logits[rows, cases.answers] - logits[rows, cases.wrong]
+    return _of(logits, cases.answers) - _of(logits, cases.wrong)
 
 
 def probability(logits: torch.Tensor, cases: Cases) -> torch.Tensor:
     """(B, V) -> (B,) of the answer."""
-    return torch.softmax(logits, dim=-1)[torch.arange(len(logits), device=logits.device), cases.answers]
+    return _of(torch.softmax(logits, dim=-1), cases.answers)
+
+
+def _of(values: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    """(B, V) -> (B,) each row's own column."""
+    return values.gather(1, ids.to(values.device)[:, None])[:, 0]
 
 
 def minus_kl(logits: torch.Tensor, cases: Cases) -> torch.Tensor:
     """(B, V) -> (B,) minus KL(clean || run), nats."""
     if cases.clean_logits is None:
         raise ValueError("kl needs cases that hold the clean run's logits")
-    clean = torch.log_softmax(cases.clean_logits.to(logits.dtype), dim=-1)
+    clean = torch.log_softmax(cases.clean_logits.to(logits), dim=-1)
     return -(clean.exp() * (clean - torch.log_softmax(logits, dim=-1))).sum(dim=-1)
 
 

@@ -14,6 +14,9 @@ from ingest.components.pair_files import read_pairs
 from ingest.components.pairs import make_cases, recorded_cases, requested_pairs
 from ingest.components.record import question
 from ingest.components.templates import make_pairs
+from ingest.models import load_model
+from ingest.organism import lexicon
+from tests.ingest.trace.conftest import write_model
 
 IOI = PromptPair(
     clean="When Mary and John went to the store, John gave a book to",
@@ -179,3 +182,33 @@ def test_more_pairs_than_a_template_has_are_refused(shipped, monkeypatch):
     monkeypatch.setattr("ingest.organism.lexicon.NOUNS", (("key", "keys"), ("door", "doors")))
     with pytest.raises(InputRejected, match=r"makes 48 different pairs .* and 100 were asked for"):
         make_pairs("agreement", 100, 0, shipped)  # 2 subjects, 2 numbers, 2 numbers of the other, 6 frames
+
+
+def test_years_written_digit_by_digit_are_compared_by_their_tens(tmp_path):
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = [
+        "<pad>",
+        "<bos>",
+        "<unk>",
+        *map(str, range(10)),
+        *["The", "lasted", "from", "the", "year", "to", "in"],
+        *lexicon.EVENTS,
+    ]
+    tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(dict.fromkeys(words))}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Whitespace(), pre_tokenizers.Digits(individual_digits=True)]
+    )
+    folder = write_model(tmp_path / "digits")
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", pad_token="<pad>", unk_token="<unk>"
+    ).save_pretrained(folder)
+    model = load_model(folder, device="cpu")
+    pairs = make_pairs("greater-than", 20, 0, model)
+    for pair in pairs:
+        century, start = pair.clean.rsplit(" ", 1)[1], pair.clean.split("year ")[1][2:4]
+        assert pair.clean.split("year ")[1].startswith(century)
+        assert int(pair.wrong) < int(start[0]) < int(pair.answer)
+        assert f"{century}02 to" in pair.corrupted
+    make_cases(model, pairs, metric="logit-difference", corrupted=True)
