@@ -178,7 +178,7 @@ class Passes:
         change = self.change.flatten(1)  # (S, R * P * d)
         table = change.new_zeros(self.wiring.n_sources, self.wiring.n_inputs)
         for inputs, seen, gradients in self.gradients():
-            table[:seen, inputs] = change[:seen] @ gradients.T
+            table[:seen, inputs] = (gradients @ change[:seen].T).T
         return table
 
 

@@ -3,7 +3,7 @@ that sum comes from this run or from another one (the corrupted run, or means or
 
 The real modules compute everything: hooks replace what a head's q, k and v projections put out by what that head's own
 input gives, and the inputs of MLP norms and the final norm. Masks, rotary positions, soft caps, windows and q/k norms stay
-transformers' own. Cost: about twice a plain forward pass.
+transformers' own. Cost: three to four plain forward passes (`benchmarks.eap`).
 """
 
 from __future__ import annotations
@@ -228,6 +228,7 @@ class _Run:
         self.done = 0  # sources so far
         # by number of sources: the sum of their other outputs
         self.base = {0: torch.zeros(self.shape, dtype=model.dtype, device=model.device)}
+        self.read = -1, self.base[0]  # a layer, and what its heads' queries, keys and values read, (3 * heads, R, P, d)
         # this run's outputs less the other ones: one buffer, or with gradients a list
         self.pieces: list[torch.Tensor] = []
         self.buffer = None if torch.is_grad_enabled() else self.base[0].new_empty(wiring.n_sources, *self.shape)
@@ -262,6 +263,10 @@ class _Run:
         change = self.change()[:seen].flatten(2)  # (s, R, P * d)
         mask = self.mask[..., :seen, wanted]
         if mask.ndim == 2:
+            if self.buffer is not None:
+                read = mask.any(1).nonzero()[:, 0]  # of small circuits most sources are read by nobody
+                if len(read) < seen / 2:
+                    change, mask = change[read], mask[read]
             mixed = (mask.T @ change.flatten(1)).view(-1, *self.shape)
         else:
             mixed = (mask.transpose(1, 2) @ change.transpose(0, 1)).transpose(0, 1).unflatten(-1, self.shape[1:])
@@ -269,10 +274,12 @@ class _Run:
 
     def project(self, layer: int, slot: int, norm: Norm, projection: Projection):
         """Replaces the queries, keys or values of all heads."""
-        first, heads = self.wiring.head_inputs(layer).start, self.wiring.heads
+        heads = self.wiring.heads
 
         def hook(module: nn.Module, args: tuple, output: torch.Tensor) -> torch.Tensor:
-            read = norm.module(self.inputs(slice(first + slot * heads, first + (slot + 1) * heads)))
+            if self.read[0] != layer:
+                self.read = layer, norm.module(self.inputs(self.wiring.head_inputs(layer)))
+            read = self.read[1][slot * heads : (slot + 1) * heads]
             weight = projection.weight.unflatten(0, (heads, -1))  # (heads, h, d)
             made = torch.einsum("hrpd,hed->rphe", read, weight).flatten(2)
             if projection.bias is not None:
