@@ -1,7 +1,8 @@
 """A real language model: component circuits of SmolLM2-135M-Instruct for indirect objects and agreement.
 
     python scripts/smollm2.py                        # once: puts the model into .cache/smollm2
-    python -m benchmarks.smollm2 [--tasks ioi,agreement] [--count 50] [--random 3] [--steps 5] [--no-curves]
+    python -m benchmarks.smollm2 [--tasks ioi,agreement] [--count 50] [--random 3] [--steps 5]
+                                [--curve-count N | --no-curves]
 
 Per task: how well the model does it, edges scored by EAP-IG, the heads of the largest node scores with their roles, the measured
 effect of ablating each of these heads (noising, exact) beside the score, and the faithfulness curves beside random circuits and
@@ -29,7 +30,7 @@ from ingest.components.curves import FRACTIONS
 from ingest.components.eap import EdgeScores, edge_scores
 from ingest.components.faithfulness import curves_of
 from ingest.components.metrics import metric
-from ingest.components.network import answer_logits
+from ingest.components.network import Place, answer_logits, run
 from ingest.components.pairs import Cases, make_cases, make_pairs
 from ingest.components.roles import HeadRole, head_scores, roles
 from ingest.components.split import SplitNetwork
@@ -39,7 +40,7 @@ from ingest.models.decoder import DecoderModel
 CACHE = Path(__file__).resolve().parent.parent / ".cache" / "smollm2"
 RESULTS = Path(__file__).parent / "results"
 METRIC = metric("logit-difference")
-CONSOLE = Console()
+CONSOLE = Console(width=120)
 
 
 def behaviour(model: DecoderModel, cases: Cases) -> dict[str, float]:
@@ -68,26 +69,37 @@ def by_head(scores: EdgeScores) -> tuple[np.ndarray, np.ndarray]:
     return nodes[rows], table[rows[:, :, None, None], rows[None, None]]
 
 
-def ablated(network: SplitNetwork, cases: Cases, heads: list[HeadRole], full: float, empty: float) -> list[float]:
-    """Share of the metric that is lost when a head alone writes what it writes on the corrupted prompts."""
-    wiring = network.wiring
-    keeps = torch.stack(
-        [torch.from_numpy(wiring.edge_source != wiring.head(found.layer, found.head)) for found in heads]
-    )
-    values = network.measure(cases, keeps, METRIC).double().mean(1)
-    return ((full - values) / (full - empty)).tolist()
+def ablated(model: DecoderModel, cases: Cases, heads: list[HeadRole], full: float, empty: float) -> list[float]:
+    """Share of the metric that is lost when a head alone writes what it writes on the corrupted prompts, all else free."""
+    assert cases.corrupted is not None
+    places = [Place("head.out", found.layer) for found in heads]
+    with torch.inference_mode():
+        there = run(model, cases.corrupted, cases.lengths, reads=places).values
+        lost = []
+        for found, place in zip(heads, places, strict=True):
+
+            def write(value: torch.Tensor, found=found, place=place) -> torch.Tensor:
+                value = value.clone()
+                value[:, :, found.head] = there[place][:, :, found.head]
+                return value
+
+            logits = run(model, cases.clean, cases.lengths, writes={place: write}).logits
+            lost.append((full - float(METRIC(logits, cases).mean())) / (full - empty))
+    return lost
 
 
 def run_task(model: DecoderModel, task: str, options: argparse.Namespace) -> dict[str, Any]:
     cases = make_cases(model, make_pairs(task, options.count, 0, model), metric="logit-difference", corrupted=True)
-    network, began = SplitNetwork(model), time.monotonic()
     made: dict[str, Any] = {"task": task, "count": len(cases), "example": cases.pairs[0].model_dump()}
     made["behaviour"] = behaviour(model, cases)
+    CONSOLE.print(task, made["behaviour"])
+    began = time.process_time()
     scored = edge_scores(model, cases, METRIC, options.steps)
-    made["seconds_eap_ig"] = round(time.monotonic() - began, 1)
+    made["cpu_seconds_eap_ig"] = round(time.process_time() - began, 1)
+    CONSOLE.print(f"EAP-IG: {made['cpu_seconds_eap_ig']} CPU-seconds")
     effect, into_queries = by_head(scored)
     found = roles(head_scores(model, cases), effect, 20, into_queries if task == "ioi" else None)
-    lost = ablated(network, cases, found, made["behaviour"]["clean"], made["behaviour"]["corrupted"])
+    lost = ablated(model, cases, found, made["behaviour"]["clean"], made["behaviour"]["corrupted"])
     made["heads"] = [
         {
             "head": f"{head.layer}.{head.head}",
@@ -103,16 +115,18 @@ def run_task(model: DecoderModel, task: str, options: argparse.Namespace) -> dic
     made["mlps"] = {str(layer): float(scored.node_scores[wiring.mlp(layer)]) for layer in range(wiring.layers)}
     show_heads(made)
     if options.curves:
+        few = cases.take(range(min(options.curve_count or len(cases), len(cases))))
         plain = edge_scores(model, cases, METRIC, 1).scores.numpy()
+        network, began = SplitNetwork(model), time.process_time()
 
         def measure(keeps: np.ndarray) -> np.ndarray:
-            return network.measure(cases, torch.from_numpy(keeps), METRIC, progress=note).double().mean(1).numpy()
+            return network.measure(few, torch.from_numpy(keeps), METRIC, progress=note).double().mean(1).numpy()
 
         asked = CircuitFaithfulnessRequest(circuit=task, random_circuits=options.random)
-        began = time.monotonic()
         result = curves_of(task, measure, scored.scores.numpy(), plain, asked)
+        result.cases, result.metric = len(few), METRIC.name
         made["faithfulness"] = result.model_dump(mode="json")
-        made["seconds_curves"] = round(time.monotonic() - began, 1)
+        made["cpu_seconds_curves"] = round(time.process_time() - began, 1)
         show_curves(made)
     return made
 
@@ -129,12 +143,13 @@ def note(done: int, total: int, what: str) -> None:
 
 
 def show_heads(made: dict[str, Any]) -> None:
-    table = Table("head", "score", "lost when ablated", "to answer", "to wrong", "copying", "roles", title=made["task"])
+    columns = ("to_answer", "to_wrong", "to_changed", "copying")
+    table = Table("head", "score", "lost when ablated", *columns, "roles", title=made["task"])
     for head in made["heads"]:
-        numbers = [head["score"], head["lost_when_ablated"], head["to_answer"], head["to_wrong"], head["copying"]]
+        numbers = [head["score"], head["lost_when_ablated"], *[head[name] for name in columns]]
         table.add_row(head["head"], *[f"{number:.2f}" for number in numbers], ", ".join(head["roles"]))
-    CONSOLE.print(made["behaviour"])
     CONSOLE.print(table)
+    CONSOLE.print(f"Spearman of score and ablation over these heads: {made['spearman_score_ablation']:.2f}")
 
 
 def show_curves(made: dict[str, Any]) -> None:
@@ -148,7 +163,7 @@ def show_curves(made: dict[str, Any]) -> None:
     CONSOLE.print(table)
     CONSOLE.print(
         f"CPR {result['cpr']:.3f} {result['baseline_cpr']}; CMD {result['cmd']:.3f} {result['baseline_cmd']}; "
-        f"{result['total']} edges"
+        f"{result['total']} edges, {result['cases']} cases, {made['cpu_seconds_curves']} CPU-seconds"
     )
 
 
@@ -159,6 +174,7 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--steps", type=int, default=5)
     parser.add_argument("--random", type=int, default=3, help="random circuits per size")
+    parser.add_argument("--curve-count", type=int, help="curves on so many of the pairs; all of them by default")
     parser.add_argument("--no-curves", dest="curves", action="store_false")
     options = parser.parse_args()
     model = load_model(options.model, device="cpu")
@@ -166,6 +182,8 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     file = RESULTS / "smollm2.json"
     made: dict[str, Any] = {"model": model.name, "threads": torch.get_num_threads(), "tasks": {}}
+    if file.exists():  # of another run, for tasks that are not asked for now
+        made["tasks"] = json.loads(file.read_text())["tasks"]
     for task in options.tasks.split(","):
         made["tasks"][task] = run_task(model, task, options)
         made["cpu_seconds"] = round(sum(resource.getrusage(resource.RUSAGE_SELF)[:2]), 1)

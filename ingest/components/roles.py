@@ -36,6 +36,7 @@ class HeadScores:
     to_wrong: np.ndarray  # to the last place of the wrong answer (the subject's second mention)
     wrong_to_first: np.ndarray  # attention of that place to the wrong answer's first mention
     wrong_to_after: np.ndarray  # and to the token after its first mention
+    to_changed: np.ndarray  # attention of the last position to the places where the corrupted prompt differs, summed
     copying: np.ndarray  # share of cases whose attended answer is among the TOP tokens the head would raise
     anti_copying: np.ndarray  # among those it would lower
 
@@ -63,7 +64,8 @@ def head_scores(model: DecoderModel, cases: Cases, *, seed: int = 0) -> HeadScor
         for pattern, row in zip(_patterns(model, cases.take(rows).clean), rows, strict=True):
             answer, first, second, last = places[row]
             spots = [(last, answer), (last, second), (second, first), (second, None if first is None else first + 1)]
-            looks.append(np.stack([_attention(pattern, query, key) for query, key in spots]))
+            there = [_attention(pattern, query, key) for query, key in spots]
+            looks.append(np.stack([*there, _to_changed(pattern, cases, row, last)]))
     with np.errstate(all="ignore"):
         stacked = np.stack(looks)
         known = np.isfinite(stacked).any(0)
@@ -109,6 +111,8 @@ def _roles(scores: HeadScores, layer: int, head: int) -> list[str]:
         "duplicate token": max(at("duplicate_token"), at("wrong_to_first")),
         "induction": max(at("induction"), at("wrong_to_after")),
         "previous token": at("previous_token"),
+        # only where no name says more: without an answer and a wrong answer in the prompt
+        "changed token": at("to_changed") if np.isnan(scores.to_wrong[layer, head]) else 0,
     }
     return sorted((name for name, value in found.items() if value >= LOOKS), key=lambda name: -found[name])
 
@@ -127,6 +131,14 @@ def _attention(pattern: np.ndarray, query: int | None, key: int | None) -> np.nd
     if query is None or key is None:
         return np.full(pattern.shape[:2], np.nan)
     return pattern[:, :, query, key]
+
+
+def _to_changed(pattern: np.ndarray, cases: Cases, row: int, last: int) -> np.ndarray:
+    """(L, H, P, P) -> (L, H)."""
+    if cases.corrupted is None:
+        return np.full(pattern.shape[:2], np.nan)
+    changed = (cases.clean[row] != cases.corrupted[row])[: last + 1].cpu().numpy()
+    return pattern[:, :, last, : last + 1][:, :, changed].sum(-1)
 
 
 @torch.no_grad()
@@ -210,7 +222,8 @@ def _copying(model: DecoderModel, cases: Cases, places: list[int | None]) -> tup
     if not streams:
         return scores[0], scores[1]
     stream, wanted = torch.stack(streams), torch.tensor(tokens, device=model.device)
-    head_of = model.network.get_output_embeddings()
+    head_of, bias = model.network.get_output_embeddings(), model.final_norm.bias
+    constant = head_of(torch.zeros_like(stream[0]) if bias is None else bias)
     with model.ungrouped():
         for layer, block in enumerate(model.blocks()):
             read = block.attention_norm.module(stream)
@@ -221,8 +234,9 @@ def _copying(model: DecoderModel, cases: Cases, places: list[int | None]) -> tup
             written = torch.einsum("bhe,dhe->hbd", values, block.output_weight.unflatten(1, (heads, -1)))
             if block.post_attention_norm is not None:
                 written = block.post_attention_norm.module(written)
-            for sign, out in ((1, scores[0]), (-1, scores[1])):
-                logits = head_of(model.final_norm.module(sign * written))
+            raised = head_of(model.final_norm.module(written))
+            lowered = 2 * constant - raised  # a norm turned around but for its bias
+            for logits, out in ((raised, scores[0]), (lowered, scores[1])):
                 inside = (logits.topk(TOP, dim=-1).indices == wanted[None, :, None]).any(-1)
                 out[layer] = inside.float().mean(-1).cpu().numpy()
     return scores[0], scores[1]

@@ -26,7 +26,7 @@ def model(request, tmp_path_factory):
 def test_attention_is_read_at_the_places_of_the_names(model):
     cases = make_cases(model, PAIRS)
     found = head_scores(model, cases)
-    answers, wrong, first, after = [], [], [], []
+    answers, wrong, first, after, changed = [], [], [], [], []
     for row, places in enumerate([(1, 2, 4), (3, 2, 5)]):  # answer, the wrong one's first and last mention
         ids = cases.clean[row : row + 1, : cases.lengths[row]]
         with torch.no_grad():
@@ -36,11 +36,13 @@ def test_attention_is_read_at_the_places_of_the_names(model):
         wrong.append(pattern[:, :, -1, places[2]])
         first.append(pattern[:, :, places[2], places[1]])
         after.append(pattern[:, :, places[2], places[1] + 1])
+        changed.append(pattern[:, :, -1, places[2]])
     for name, expected in (
         ("to_answer", answers),
         ("to_wrong", wrong),
         ("wrong_to_first", first),
         ("wrong_to_after", after),
+        ("to_changed", changed),
     ):
         np.testing.assert_allclose(getattr(found, name), np.mean(expected, axis=0), rtol=1e-4)
 
@@ -93,6 +95,8 @@ def scores(**given: float) -> HeadScores:
         ({"wrong_to_first": 0.8, "induction": 0.4}, ("duplicate token", "induction")),
         ({"previous_token": 0.9}, ("previous token",)),
         ({"previous_token": 0.2}, ()),
+        ({"to_changed": 0.8}, ()),
+        ({"to_changed": 0.8, "to_wrong": np.nan}, ("changed token",)),
     ],
 )
 def test_a_role_needs_the_attention_and_the_copying_of_that_role(given, role):
