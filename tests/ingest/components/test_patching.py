@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -197,6 +199,35 @@ def test_a_killed_run_goes_on_where_it_was(shipped, tmp_path):
     kept = [file for file, time in files.items() if file.stat().st_mtime_ns == time]
     assert sorted(kept) == sorted(set(files) - {damaged})
     assert not list(folder.glob("*.part"))
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_leaves_whole_pieces_only(shipped, tmp_path):
+    script = (
+        "import sys, pathlib\n"
+        "from ingest.components.metrics import metric\n"
+        "from ingest.components.pairs import make_cases, make_pairs\n"
+        "from ingest.components.patching import patch_activations\n"
+        "from ingest.models import load_model\n"
+        "from ingest.organism import model_path\n"
+        "model = load_model(model_path(), device='cpu')\n"
+        "cases = make_cases(model, make_pairs('ioi', 40, 0, model))\n"
+        "say = lambda done, total, what: print(done, flush=True)\n"
+        "asked = (['resid', 'head'], 'denoise', 'counterfactual', metric('logit-difference'))\n"
+        "patch_activations(model, cases, *asked, progress=say, resume_dir=pathlib.Path(sys.argv[1]))\n"
+    )
+    folder = tmp_path / "unfinished"
+    process = subprocess.Popen([sys.executable, "-c", script, str(folder)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    for _ in range(20):
+        assert process.stdout.readline()
+    process.kill()
+    process.wait()
+    assert 20 <= len(list(folder.glob("*.npy"))) < 5 * 16
+    cases = make_cases(shipped, make_pairs("ioi", 40, 0, shipped))
+    asked = (shipped, cases, ["resid", "head"], "denoise", "counterfactual", metric("logit-difference"))
+    finished = patch_activations(*asked, resume_dir=folder)
+    np.testing.assert_allclose(finished.values, patch_activations(*asked).values, atol=1e-9)
 
 
 def test_memory_that_runs_out_halves_what_is_run_at_once(shipped, monkeypatch):
