@@ -34,9 +34,12 @@ def clean(text: str) -> str:
 
 
 def jsonable(value: Any) -> Any:
-    """A copy for a JSON column: texts `clean`, numbers that are not finite None. `value`: a record, or what JSON knows."""
+    """A copy for a JSON column: texts `clean`, numbers that are not finite or have more than 64 bits None. `value`: a record,
+    or what JSON knows."""
     if isinstance(value, str):
         return clean(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**63:
+        return None
     if isinstance(value, dict):
         return {clean(str(key)): jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

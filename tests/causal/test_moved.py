@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,9 +12,10 @@ import pytest
 from atlas import Atlas
 from atlas.backup import backup, restore
 from atlas.bundle import export_all, import_bundle
-from atlas.errors import InputRejected, StoreUnavailable
+from atlas.errors import AtlasError, InputRejected, StoreUnavailable
 from atlas.settings import Settings
 from tests.bundle.rewriting import change_line, rewrite
+from tests.bundle.test_fuzz import spots
 from tests.causal.results import FIRST, SECOND, ablated, cut, scored, verification
 from tests.causal.test_kept import CatalogOnly
 from tests.conftest import make_circuit
@@ -119,3 +122,41 @@ def test_forged_evidence_is_refused_whole_with_its_line(opened, file, tmp_path, 
     assert f"{kind}" in str(told.value)
     assert "\n" not in str(told.value)
     assert there.circuits() == []
+
+
+ODD = (None, True, -1, 2**70, 1e308, math.nan, "", "\x00", "../x", "x" * 3000, [], {}, ["feature/9/9/9"], {"a": [None]})
+
+
+@pytest.mark.parametrize("kind", ["interventions", "measurements"])
+def test_a_careful_forgery_is_refused_whole_or_gives_an_atlas_that_answers(opened, file, tmp_path, kind) -> None:
+    there, choose, accepted = opened("there"), random.Random(11), 0
+    for _ in range(60):
+
+        def forge(record: dict) -> None:
+            container, key = choose.choice(spots(record))
+            if choose.random() < 0.2:
+                del container[key]
+            else:
+                container[key] = choose.choice(ODD)
+
+        forged = rewrite(
+            file, tmp_path / "forged.atlas", lambda _, content, forge=forge: change_line(content, kind, forge)
+        )
+        refused = None
+        try:
+            import_bundle(there, forged)
+        except AtlasError as error:
+            refused = error.message
+        if refused is not None:
+            assert "\n" not in refused
+            assert there.circuits() == []
+            continue
+        accepted += 1
+        said(there)
+        there.show("a-b")
+        atlas_file = tmp_path / "again.atlas"
+        export_all(there, atlas_file)  # what was taken in can be given on
+        there.delete("a-b")
+        assert import_bundle(there, atlas_file).bundles[0].added["circuits"] == 1
+        there.delete("a-b")
+    assert 0 < accepted < 60

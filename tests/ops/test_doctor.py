@@ -97,7 +97,7 @@ def test_changes_that_wait_or_were_given_up_reach_the_graph(atlas: Atlas) -> Non
     assert looked(atlas.settings, "outbox").ok
 
 
-@pytest.mark.parametrize("schema", [0, 99])
+@pytest.mark.parametrize("schema", [0, 1, 99])
 def test_a_projection_of_another_schema_is_made_again(atlas: Atlas, schema: int) -> None:
     before = graph_content(atlas)
     break_graph(atlas, "MATCH (m:Meta) SET m.schema = $schema", schema=schema)
