@@ -143,11 +143,7 @@ def checked_rows(circuit: Circuit, supernodes: list[ImportedSupernode], request:
     for a node or supernode that is not in the circuit.
     """
     rows = [circuit.row(key) for key in check_intervention(circuit, supernodes, request)]
-    if circuit.record.method.name == "activation patching":
-        raise UsageError(
-            f"The circuit {circuit.id} is a table of patching effects: each of its nodes was measured already.",
-            "Intervene on a circuit of components or features.",
-        )
+    check_has_paths(circuit)
     for name in ("factor", "value"):
         number = getattr(request, name)
         if number is not None and not np.isfinite(number):
@@ -166,6 +162,15 @@ def checked_rows(circuit: Circuit, supernodes: list[ImportedSupernode], request:
     for row in rows[:-1] if request.kind == "cut" else rows:
         _check_changeable(circuit, row)
     return rows
+
+
+def check_has_paths(circuit: Circuit) -> None:
+    """Raises UsageError for the heat map of activation patching, which has no edges and predicts nothing."""
+    if circuit.record.method.name == "activation patching":
+        raise UsageError(
+            f"The circuit {circuit.id} is a table of patching effects: each of its nodes was measured already.",
+            "Intervene on a circuit of components or features.",
+        )
 
 
 def _check_changeable(circuit: Circuit, row: int) -> None:

@@ -24,8 +24,14 @@ from atlas.causal_records import (
     VerifyResult,
 )
 from atlas.circuit import Circuit
-from atlas.errors import UsageError
-from atlas.evidence import bootstrap_interval, checked_rows, control_p_value, of_components, rank_correlation
+from atlas.evidence import (
+    bootstrap_interval,
+    check_has_paths,
+    checked_rows,
+    control_p_value,
+    of_components,
+    rank_correlation,
+)
 from atlas.path_search import find_paths
 from ingest.causal.found import found_pair
 from ingest.causal.laboratory import Laboratory
@@ -59,6 +65,7 @@ def verify(
     began = time.monotonic()
     circuit = atlas.load(atlas.resolve(request.circuit))
     request = request.model_copy(update={"circuit": circuit.id})
+    check_has_paths(circuit)
     if of_components(circuit):
         return _verify_components(atlas, circuit, request, model, progress, origin, began)
     pair = found_pair(atlas, circuit, model, transcoders)
@@ -100,15 +107,13 @@ def _verify_components(
     from ingest.causal.components import ComponentLaboratory, Trial
     from ingest.components.found import found_model
 
-    if request.prompts is not None:
-        raise UsageError("A circuit of components is verified on the cases it was found on.", "Leave the prompts out.")
     found = found_model(atlas, circuit, model)
     made_with = provenance(found, None, origin)
     made_with |= {"battery": battery_id(request, made_with, {})}
     known = completed(atlas, circuit.id, made_with["battery"])
     if known is not None:
         return known
-    laboratory = ComponentLaboratory(found, circuit)
+    laboratory = ComponentLaboratory(found, circuit, request.prompts)
     made_with |= {"unit": "heads and MLPs replaced by their output on corrupted prompts; effect on the metric"}
 
     def measure(part: list[InterventionRequest]) -> list[InterventionResult]:

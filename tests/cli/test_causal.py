@@ -318,3 +318,142 @@ def test_faithfulness_shows_curves_with_bounds_and_areas_beside_the_baselines() 
 def test_text_is_no_wider_than_a_terminal_needs() -> None:
     console = Console(width=200)
     assert console.measure(intervene.moved_table(row().targets)).maximum <= 130
+
+
+# -- with the shipped model
+
+PAIR = ("--clean", "The opposite of hot is", "--corrupted", "The opposite of big is", "--answer", " cold")
+WRONG = ("--wrong", " small")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--clean", "The opposite of hot is", "--corrupted", "The opposite of the hot is"), ("6 tokens", "7")),
+        ((*PAIR[:4], "--answer", " cold hot", *WRONG), ("cold hot", "2 tokens")),
+        (PAIR, ("wrong",)),
+        ((*PAIR[:2], "--answer", " cold", *WRONG), ("corrupted",)),
+        (("--template", "agreement", "--count", "10000"), ("different pairs", "fewer")),
+        ((*PAIR, *WRONG, "--metric", "function:no_such_module:f"), ("no_such_module",)),
+        ((*PAIR, *WRONG, "--device", "cuda:7"), ("cuda:7",)),
+    ],
+)
+def test_cases_that_cannot_be_used_are_one_sentence_and_leave_nothing(
+    atlas_command, arguments: tuple[str, ...], said: tuple[str, ...]
+) -> None:
+    if "--corrupted" in arguments and "--answer" not in arguments:
+        arguments = (*arguments, "--answer", " cold", *WRONG)
+    result = atlas_command("components" if "function:" in arguments[-1] else "patch", *DEMO, *arguments)
+    assert result.code in (1, 2)
+    assert all(word in result.err for word in said)
+    assert "unexpected" not in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not result.out
+    assert atlas_command("circuits", "--json").json == []
+
+
+@pytest.fixture(scope="module")
+def kept(shared_home) -> dict[str, str]:
+    """In the shared home: a traced circuit, a heat map, a circuit of components, and one of a model that is not here."""
+    from atlas import Atlas
+    from atlas.causal_records import ComponentsRequest, PatchRequest, PromptPair
+    from ingest import trace
+    from ingest.components.circuit import component_circuit
+    from ingest.components.patching import patch as patch_model
+    from ingest.organism import model_path, transcoders_path
+
+    pair = PromptPair(
+        clean="The opposite of hot is", corrupted="The opposite of big is", answer=" cold", wrong=" small"
+    )
+    absent = make_circuit("a b", (1.0, 1.0, 1.0))
+    elsewhere = absent.record.model.model_copy(update={"name": "gpt-9", "weights_hash": "0" * 64})
+    with Atlas.open(shared_home) as atlas:
+        return {
+            "graph": trace(atlas, pair.clean, model=model_path(), transcoders=transcoders_path()).circuit,
+            "heat map": patch_model(atlas, PatchRequest(profile="demo", pairs=[pair], sites=["resid"])).circuit,
+            "components": component_circuit(atlas, ComponentsRequest(profile="demo", pairs=[pair], steps=2)).circuit,
+            "absent": atlas.add(absent.with_record(model=elsewhere)).circuit,
+        }
+
+
+@pytest.fixture
+def command(atlas_command, shared_home, monkeypatch):
+    monkeypatch.setenv("ATLAS_HOME", str(shared_home))
+    return atlas_command
+
+
+UNUSABLE = {
+    "no such circuit": (("verify", "c1-ffff"), "c1-ffff"),
+    "no such node": (("intervene", "graph", "--node", "feature/0/1/99999", "--ablate"), "has no node"),
+    "no such supernode": (("intervene", "graph", "--supernode", "none", "--ablate"), "has no supernode 'none'"),
+    "no such edge": (("intervene", "graph", "--edge", "logit->token"), "has no edge from"),
+    "a logit": (("intervene", "graph", "--node", "logit", "--ablate"), "cannot be changed: it is a logit."),
+    "another length": (
+        ("intervene", "graph", "--node", "token", "--from", "The opposite of the hot is"),
+        "has 7 tokens, the circuit's has 6",
+    ),
+    "a steered head": (("intervene", "components", "--node", "head", "--steer", "1"), "no value that a number"),
+    "a heat map changed": (("intervene", "heat map", "--node", "resid", "--ablate"), "table of patching effects"),
+    "a heat map verified": (("verify", "heat map"), "table of patching effects"),
+    "a heat map's curves": (("faithfulness", "heat map"), "has no edges to keep or cut."),
+    "a model that is not here": (("verify", "absent"), "needs the model gpt-9"),
+    "a node of a model that is not here": (("intervene", "absent", "--node", "token", "--ablate"), "the model gpt-9"),
+    "the wrong model": (
+        ("intervene", "absent", "--node", "token", "--ablate", "--model", "MODEL", "--transcoders", "SET"),
+        "was traced with",
+    ),
+    "no set": (("verify", "graph", "--model", "MODEL"), "so its model is not enough. Pass --transcoders too."),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+@pytest.mark.parametrize("name", UNUSABLE)
+def test_what_cannot_be_done_to_a_circuit_is_one_sentence_and_leaves_nothing(
+    command, kept, shared_home, name: str
+) -> None:
+    from atlas import Atlas
+    from ingest.organism import model_path, transcoders_path
+
+    arguments, said = UNUSABLE[name]
+    with Atlas.open(shared_home) as atlas:
+        circuit = kept.get(arguments[1])
+        keys = atlas.load(circuit).keys if circuit else []
+        before = [len(atlas.interventions(each)) + len(atlas.measurements(each)) for each in kept.values()]
+    words = {**kept, "MODEL": str(model_path()), "SET": str(transcoders_path())}
+    for kind in ("token", "logit", "head", "resid"):
+        words[kind] = next((key for key in keys if key.startswith(kind)), kind)
+    words["logit->token"] = f"{words['logit']}->{words['token']}"
+    result = command(*(words.get(argument, argument) for argument in arguments))
+    assert result.code in (1, 2)
+    assert said in result.err
+    assert len(result.err.splitlines()) == 1
+    assert not result.out
+    with Atlas.open(shared_home) as atlas:
+        assert [len(atlas.interventions(each)) + len(atlas.measurements(each)) for each in kept.values()] == before
+
+
+@pytest.mark.slow
+@pytest.mark.embedded
+def test_the_documents_of_the_contract(command, kept) -> None:
+    graph = kept["graph"]
+    node = next(n["key"] for n in command("show", graph, "--json").json["top_nodes"] if n["kind"] == "feature")
+    ablated = command("intervene", graph, "--node", node, "--ablate", "--json")
+    assert ablated.code == 0, ablated.err
+    assert {"predicted", "actual", "mark", "moved", "controls", "author", "id"} <= set(ablated.json)
+    assert ablated.json["actual"] == ablated.json["targets"][0]["measured"]
+    assert ablated.json["author"] == "tester"
+    verified = command("verify", graph, "--features", "4", "--paths", "2", "--permuted", "1", "--json")
+    assert verified.code == 0, verified.err
+    assert {"spearman", "p_value", "confirmed", "refuted", "inconclusive", "controls"} <= set(verified.json)
+    assert (
+        verified.json["tested"] == verified.json["confirmed"] + verified.json["refuted"] + verified.json["inconclusive"]
+    )
+    shown = command("show", graph, "--json").json
+    assert shown["evidence"]["verification"]
+    curves = command("faithfulness", kept["components"], "--random-circuits", "1", "--json")
+    assert curves.code == 0, curves.err
+    assert len(curves.json["signed"]["values"]) == len(curves.json["fractions"]) == 10
+    again = command("components", *DEMO, *PAIR, *WRONG, "--steps", "2", "--json")
+    assert (again.json["circuit"], again.json["already"]) == (kept["components"], True)
