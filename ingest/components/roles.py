@@ -2,7 +2,7 @@
 
 Names of roles: Wang et al. 2023, *Interpretability in the Wild* (indirect objects; previous-token, duplicate-token, S-inhibition
 and name-mover heads, copying score in section 3 and appendix), Olsson et al. 2022, *In-context Learning and Induction Heads*
-(previous-token and induction heads, measured on random tokens said twice). A role is a description of attention and of
+(previous-token and induction heads, measured on random tokens said twice), McDougall et al. 2023, *Copy Suppression*. A role is a description of attention and of
 what a head would write, not a proof: whether the head matters is what patching says, so heads are named among those that
 matter only.
 """
@@ -39,6 +39,7 @@ class HeadScores:
     to_changed: np.ndarray  # attention of the last position to the places where the corrupted prompt differs, summed
     copying: np.ndarray  # share of cases whose attended answer is among the TOP tokens the head would raise
     anti_copying: np.ndarray  # among those it would lower
+    suppressing: np.ndarray  # share of cases whose wrong answer, at its last mention, is among those it would lower
 
     def of(self, layer: int, head: int) -> dict[str, float]:
         return {field.name: float(getattr(self, field.name)[layer, head]) for field in fields(self)}
@@ -70,9 +71,12 @@ def head_scores(model: DecoderModel, cases: Cases, *, seed: int = 0) -> HeadScor
         stacked = np.stack(looks)
         known = np.isfinite(stacked).any(0)
         means = np.where(known, np.nansum(stacked, 0) / np.maximum(np.isfinite(stacked).sum(0), 1), np.nan)
-    copying, anti = _copying(model, cases, [place[0] for place in places])
+    copying, anti = _copying(model, cases, cases.answers, [place[0] for place in places])
+    suppressing = np.full_like(copying, np.nan)
+    if cases.wrong is not None:
+        suppressing = _copying(model, cases, cases.wrong, [place[2] for place in places])[1]
     names = [field.name for field in fields(HeadScores)]
-    return HeadScores(**dict(zip(names, [*twice, *means, copying, anti], strict=True)))
+    return HeadScores(**dict(zip(names, [*twice, *means, copying, anti, suppressing], strict=True)))
 
 
 def roles(
@@ -104,10 +108,12 @@ def _roles(scores: HeadScores, layer: int, head: int) -> list[str]:
         return float(np.nan_to_num(getattr(scores, name)[layer, head]))
 
     answer, wrong = at("to_answer"), at("to_wrong")
+    at_wrong, suppresses = wrong >= LOOKS and wrong > answer, at("suppressing") >= COPIES
     found = {
         "name mover": answer if answer >= LOOKS and answer > wrong and at("copying") >= COPIES else 0,
         "negative name mover": answer if answer >= LOOKS and at("anti_copying") >= COPIES else 0,
-        "S-inhibition": wrong if wrong >= LOOKS and wrong > answer and at("copying") < COPIES else 0,
+        "copy suppression": wrong if at_wrong and suppresses else 0,
+        "S-inhibition": wrong if at_wrong and not suppresses else 0,
         "duplicate token": max(at("duplicate_token"), at("wrong_to_first")),
         "induction": max(at("induction"), at("wrong_to_after")),
         "previous token": at("previous_token"),
@@ -193,11 +199,13 @@ def _on_repeats(model: DecoderModel, seed: int) -> list[np.ndarray]:
 
 
 @torch.no_grad()
-def _copying(model: DecoderModel, cases: Cases, places: list[int | None]) -> tuple[np.ndarray, np.ndarray]:
-    """(L, H) copying and anti-copying score.
+def _copying(
+    model: DecoderModel, cases: Cases, wanted: torch.Tensor, places: list[int | None]
+) -> tuple[np.ndarray, np.ndarray]:
+    """(L, H) copying and anti-copying score of the tokens `wanted` (B,), which stand at `places`.
 
-    The stream after the first layer at the answer's place goes through a head's value and output matrices, then through the
-    final norm to the vocabulary: is the answer among the TOP tokens (Wang et al. 2023, section 3.1)? Anti-copying: of
+    The stream after the first layer at that place goes through a head's value and output matrices, then through the
+    final norm to the vocabulary: is the token among the TOP ones (Wang et al. 2023, section 3.1)? Anti-copying: of
     the same with its sign turned.
     """
     blocks = model.blocks()
@@ -218,10 +226,10 @@ def _copying(model: DecoderModel, cases: Cases, places: list[int | None]) -> tup
             place = places[row]
             if place is not None:
                 streams.append(caught[0][i, place])
-                tokens.append(int(cases.answers[row]))
+                tokens.append(int(wanted[row]))
     if not streams:
         return scores[0], scores[1]
-    stream, wanted = torch.stack(streams), torch.tensor(tokens, device=model.device)
+    stream, expected = torch.stack(streams), torch.tensor(tokens, device=model.device)
     head_of, bias = model.network.get_output_embeddings(), model.final_norm.bias
     constant = head_of(torch.zeros_like(stream[0]) if bias is None else bias)
     with model.ungrouped():
@@ -237,6 +245,6 @@ def _copying(model: DecoderModel, cases: Cases, places: list[int | None]) -> tup
             raised = head_of(model.final_norm.module(written))
             lowered = 2 * constant - raised  # a norm turned around but for its bias
             for logits, out in ((raised, scores[0]), (lowered, scores[1])):
-                inside = (logits.topk(TOP, dim=-1).indices == wanted[None, :, None]).any(-1)
+                inside = (logits.topk(TOP, dim=-1).indices == expected[None, :, None]).any(-1)
                 out[layer] = inside.float().mean(-1).cpu().numpy()
     return scores[0], scores[1]

@@ -76,6 +76,7 @@ def test_a_head_that_writes_what_it_reads_copies_and_turned_around_it_does_the_o
     found = head_scores(model, make_cases(model, [pair]))
     assert found.copying[1, 2:].tolist() == [1, 0]
     assert found.anti_copying[1, 2:].tolist() == [0, 1]
+    assert found.suppressing[1, 2:].tolist() == [0, 1]
 
 
 def scores(**given: float) -> HeadScores:
@@ -91,7 +92,7 @@ def scores(**given: float) -> HeadScores:
         ({"to_answer": 0.6, "anti_copying": 0.9}, ("negative name mover",)),
         ({"to_answer": 0.6}, ()),
         ({"to_answer": 0.1, "to_wrong": 0.7}, ("S-inhibition",)),
-        ({"to_wrong": 0.7, "copying": 0.9}, ()),
+        ({"to_wrong": 0.7, "suppressing": 0.9}, ("copy suppression",)),
         ({"wrong_to_first": 0.8, "induction": 0.4}, ("duplicate token", "induction")),
         ({"previous_token": 0.9}, ("previous token",)),
         ({"previous_token": 0.2}, ()),
