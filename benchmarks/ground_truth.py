@@ -75,16 +75,17 @@ def main() -> None:
         for seed in range(arguments.seeds)
     ]
     console, methods = Console(), ["exact", *map(method, steps)]
-    table = Table("model", "attention", *(f"AUROC {m}" for m in methods), "weakest known edge, share of exact")
+    table = Table(
+        "model", "attention", *methods, caption="AUROC, in brackets the weakest known edge as a share of exact"
+    )
     for name in NAMES:
         for attention in ATTENTION:
             mine = [row for row in rows if (row["model"], row["attention"]) == (name, attention)]
-            weakest = (
-                f"{m} {min(edge[m] / edge['exact'] for row in mine for edge in row['edge'].values()):.2g}"
-                for m in methods[1:]
-            )
-            means = (f"{np.mean([row['auroc'][m] for row in mine]):.3f}" for m in methods)
-            table.add_row(name, attention, *means, ", ".join(weakest))
+            cells = []
+            for m in methods:
+                weakest = min(edge[m] / edge["exact"] for row in mine for edge in row["edge"].values())
+                cells.append(f"{np.mean([row['auroc'][m] for row in mine]):.3f} ({weakest:.2f})")
+            table.add_row(name, attention, *cells)
     console.print(table)
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps({"command": "python -m benchmarks.ground_truth", "runs": rows}, indent=1))

@@ -20,13 +20,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
 
-from ingest.components.split import Hook, Metric, Progress, Tokens, answers_only, with_hooks, writes
+from ingest.components.split import Hook, Metric, Progress, Tokens, answers_only, in_batches, with_hooks, writes
 from ingest.components.wiring import Wiring
 from ingest.models.decoder import Block, DecoderModel, Projection
 
@@ -79,28 +78,27 @@ def edge_scores(
     wiring = Wiring.of(model)
     total = torch.zeros(wiring.n_sources, wiring.n_inputs, dtype=torch.float64)
     clean, count = 0.0, len(cases.clean)
+
+    def work(rows: torch.Tensor) -> None:
+        nonlocal total, clean
+        if progress:
+            progress(int(rows[0]), count, "scoring edges")
+        passes = Passes(model, wiring, cases.take(rows), metric, steps)
+        total += passes.scores().to("cpu", torch.float64)
+        clean += passes.clean
+
     with model.ungrouped():
-        for part in batches(model, wiring, cases, batch, progress, "scoring edges"):
-            passes = Passes(model, wiring, part, metric, steps)
-            total += passes.scores().to("cpu", torch.float64)
-            clean += passes.clean
+        in_batches(count, batch or rows_that_fit(model, wiring, cases), work)
     scores = total[wiring.edge_source, wiring.edge_input] / count
     return EdgeScores(wiring, scores, steps, clean / count)
 
 
-def batches(
-    model: DecoderModel, wiring: Wiring, cases: Tokens, batch: int | None, progress: Progress | None, what: str
-) -> Iterator[Any]:
-    """The cases, so many at a time that a step of them fits."""
+def rows_that_fit(model: DecoderModel, wiring: Wiring, cases: Tokens) -> int:
+    """So many cases of one step fit into BUDGET."""
     block, positions = model.blocks()[0], cases.clean.shape[1]
     kept = wiring.n_sources + 3 * wiring.heads  # outputs of all sources, gradients of one layer's inputs
     saved = model.n_layers * (20 + 4 * wiring.heads * positions // block.output_weight.shape[0])  # by autograd, roughly
-    fits = max(1, BUDGET // ((kept + saved) * positions * model.width * model.dtype.itemsize))
-    chunks = torch.arange(len(cases.clean)).split(batch or fits)
-    for i, rows in enumerate(chunks):
-        if progress:
-            progress(i, len(chunks), what)
-        yield cases.take(rows)
+    return max(1, BUDGET // ((kept + saved) * positions * model.width * model.dtype.itemsize))
 
 
 class Passes:

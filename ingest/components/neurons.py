@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from ingest.components.eap import Passes, batches
-from ingest.components.split import Hook, Metric, Progress, Tokens, mlp_end, with_hooks
+from ingest.components.eap import Passes, rows_that_fit
+from ingest.components.split import Hook, Metric, Progress, Tokens, in_batches, mlp_end, with_hooks
 from ingest.components.wiring import Wiring
 from ingest.models.decoder import Block, DecoderModel
 
@@ -51,13 +51,19 @@ def strongest_neurons(
     an MLP per neuron and step.
     """
     wiring = Wiring.of(model)
-    total: torch.Tensor | None = None
     with model.ungrouped():
-        for part in batches(model, wiring, cases, batch, progress, "scoring neurons"):
-            found = _Watched(model, wiring, part, metric, steps).scores()
-            total = found if total is None else total + found
-        assert total is not None
-        total = total.double().cpu() / len(cases.clean)
+        width = _weight(model.blocks()[0]).shape[1]
+        total = torch.zeros(wiring.layers, width, dtype=torch.float64)
+        rows_at_once = batch or rows_that_fit(model, wiring, cases)
+
+        def score(rows: torch.Tensor) -> None:
+            nonlocal total
+            if progress:
+                progress(int(rows[0]), len(cases.clean), "scoring neurons")
+            total += _Watched(model, wiring, cases.take(rows), metric, steps).scores().double().cpu()
+
+        in_batches(len(cases.clean), rows_at_once, score)
+        total /= len(cases.clean)
         size = total.abs()
         if layers is not None:
             size[~torch.from_numpy(layers)] = -1
@@ -66,10 +72,15 @@ def strongest_neurons(
         layer, index = np.divmod(best, total.shape[1])
         into = torch.zeros(wiring.n_sources, len(best), dtype=torch.float64)
         out = torch.zeros(len(best), wiring.n_inputs, dtype=torch.float64)
-        for part in batches(model, wiring, cases, batch, progress, "scoring neurons' edges"):
-            watched = _Watched(model, wiring, part, metric, steps, (layer, index))
+
+        def score_edges(rows: torch.Tensor) -> None:
+            if progress:
+                progress(int(rows[0]), len(cases.clean), "scoring neurons' edges")
+            watched = _Watched(model, wiring, cases.take(rows), metric, steps, (layer, index))
             for table, found in zip((into, out), watched.edges(), strict=True):
                 table += found.double().cpu() / len(cases.clean)
+
+        in_batches(len(cases.clean), rows_at_once, score_edges)
     return Neurons(layer, index, total.numpy()[layer, index], into.numpy(), out.numpy())
 
 

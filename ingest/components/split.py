@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
+from atlas.errors import ModelRejected
 from ingest.components.wiring import Wiring
 from ingest.models.decoder import Block, DecoderModel, Norm, Projection
 
@@ -51,6 +52,26 @@ def with_hooks(hooks: Sequence[Hook]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def in_batches(count: int, size: int, work: Callable[[torch.Tensor], None]) -> None:
+    """Calls work(row numbers) for so many rows at a time; a batch that finds no memory is halved and done again.
+
+    Raises ModelRejected where a single row is too much.
+    """
+    done = 0
+    while done < count:
+        rows = torch.arange(done, min(done + size, count))
+        try:
+            work(rows)
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            if len(rows) == 1:
+                raise ModelRejected(
+                    "There is not enough memory for a single prompt pair.", "Use shorter prompts or another device."
+                ) from error
+            size = len(rows) // 2
+        else:
+            done += len(rows)
 
 
 def answers_only(model: DecoderModel, lengths: torch.Tensor) -> Hook:
@@ -124,9 +145,11 @@ class SplitNetwork:
     ) -> torch.Tensor:
         """(B, V) logits at the answers. keep: (E,) 1 = the edge is in the circuit, 0 = its source's output is taken from
         the corrupted run (or from `other`, (S, 1, P, d) or (S, 1, 1, d) outputs such as means over a set or zeros)."""
-        parts: list[torch.Tensor] = []
-        self._over_batches(cases, keep[None], other, batch, lambda _, rows, logits: parts.append(logits))
-        return torch.cat(parts)
+        parts: dict[int, torch.Tensor] = {}
+        self._over_batches(
+            cases, keep[None], other, batch, lambda _, rows, logits: parts.update({int(rows[0]): logits})
+        )
+        return torch.cat(list(parts.values()))
 
     def measure(
         self,
@@ -156,16 +179,19 @@ class SplitNetwork:
         note: Callable[[int, torch.Tensor, torch.Tensor], None],
         progress: Progress | None = None,
     ) -> None:
-        chunks = torch.arange(len(cases.clean)).split(batch or self.batch(cases.clean.shape[1]))
+        total = len(keeps) * len(cases.clean)
+
+        def work(rows: torch.Tensor) -> None:
+            length = int(cases.lengths[rows].max())
+            ids, lengths = cases.clean[rows, :length], cases.lengths[rows]
+            there = self.outputs(cases.corrupted[rows, :length]) if other is None else other[:, :, :length]
+            for number, keep in enumerate(keeps):
+                if progress:
+                    progress(int(rows[0]) * len(keeps) + number * len(rows), total, "running circuits")
+                note(number, rows, self.forward(ids, lengths, keep, there))
+
         with self.model.ungrouped():
-            for i, rows in enumerate(chunks):
-                length = int(cases.lengths[rows].max())
-                ids, lengths = cases.clean[rows, :length], cases.lengths[rows]
-                there = self.outputs(cases.corrupted[rows, :length]) if other is None else other[:, :, :length]
-                for number, keep in enumerate(keeps):
-                    if progress:
-                        progress(i * len(keeps) + number, len(chunks) * len(keeps), "running circuits")
-                    note(number, rows, self.forward(ids, lengths, keep, there))
+            in_batches(len(cases.clean), batch or self.batch(cases.clean.shape[1]), work)
 
     # one batch
 

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from atlas.circuit import KINDS
-from ingest.components.split import SplitNetwork
+from atlas.errors import ModelRejected
+from ingest.components.split import SplitNetwork, in_batches
 from ingest.components.wiring import Wiring
 from tests.ingest.components.conftest import VOCABULARY
 
@@ -155,3 +156,17 @@ def test_edges_that_lead_nowhere_are_found():
     keep = np.zeros(wiring.n_edges, bool)
     keep[path + loose] = True
     assert np.flatnonzero(wiring.alive(keep)).tolist() == sorted(path)
+
+
+def test_a_batch_without_memory_is_halved_and_one_row_too_much_is_said():
+    done = []
+
+    def work(rows, most):
+        if len(rows) > most:
+            raise torch.OutOfMemoryError("full")
+        done.extend(rows.tolist())
+
+    in_batches(11, 8, lambda rows: work(rows, 3))
+    assert done == [*range(11)]
+    with pytest.raises(ModelRejected, match="not enough memory"):
+        in_batches(4, 4, lambda rows: work(rows, 0))
