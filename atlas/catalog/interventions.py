@@ -173,8 +173,7 @@ def summary(session: Session, circuit_id: str) -> EvidenceSummary:
     counts: dict[str, dict[str, int]] = {"nodes": {}, "edges": {}, "paths": {}}
     for test in _newest(session, circuit_id):
         what = "nodes" if test.kind != "cut" else "edges" if len(test.nodes) == 2 else "paths"
-        if test.mark != "untested":
-            counts[what][test.mark] = counts[what].get(test.mark, 0) + 1
+        counts[what][test.mark] = counts[what].get(test.mark, 0) + 1
     found = EvidenceSummary(
         interventions=count(session, circuit_id),
         **{what: EvidenceCounts(**marks) for what, marks in counts.items()},
@@ -231,11 +230,13 @@ class _Test:
 
 
 def _newest(session: Session, circuit_id: str) -> Iterator[_Test]:
-    """Of all tests of one thing (some nodes, an edge, a path) the newest. Ablating and scaling a node test one thing."""
+    """Of all tests of one thing (some nodes, an edge, a path) the newest. Ablating and scaling a node test one thing; an
+    intervention that says `untested` is no test."""
     light = (Intervention.id, Intervention.kind, Intervention.nodes, Intervention.mark)
     query = select(*light, Intervention.predicted, Intervention.measured)
     seen: set[tuple[bool, tuple[str, ...]]] = set()
-    for found in session.execute(query.where(Intervention.circuit_id == circuit_id).order_by(*_NEWEST)):
+    tests = query.where(Intervention.circuit_id == circuit_id, Intervention.mark != "untested")
+    for found in session.execute(tests.order_by(*_NEWEST)):
         cut = found.kind == "cut"
         thing = (cut, tuple(found.nodes if cut else sorted(found.nodes)))
         if thing not in seen:

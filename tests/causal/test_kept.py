@@ -76,6 +76,7 @@ def test_the_newest_test_of_an_edge_is_its_mark(atlas: Atlas) -> None:
     newest = atlas.add_intervention(cut("a-b", FIRST, SECOND, mark="confirmed"))
     atlas.add_intervention(cut("a-b", FIRST, SECOND, LOGIT, mark="refuted"))  # of a path, not of its edges
     atlas.add_intervention(ablated("a-b", FIRST, mark="refuted"))
+    atlas.add_intervention(cut("a-b", FIRST, SECOND, mark="untested"))  # done, and judged by nobody
     (mark,) = atlas.edge_marks("a-b")
     assert (mark.source, mark.target, mark.mark, mark.intervention) == (FIRST, SECOND, "confirmed", newest.id)
     assert (mark.predicted, mark.measured) == (0.5, 1.0)

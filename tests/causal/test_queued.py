@@ -25,13 +25,24 @@ from tests.conftest import make_circuit
 PAIR = PromptPair(clean="Ann gave it to", corrupted="Bob gave it to", answer=" Bob", wrong=" Ann")
 
 
+def filled(settings: Settings) -> Atlas:
+    atlas = CatalogOnly.open(settings=settings.model_copy(update={"graph_url": "bolt://127.0.0.1:9"}))
+    group = ImportedSupernode(name="both", node_keys=[FIRST, SECOND])
+    twice = [ImportedSupernode(name="twice", node_keys=[key]) for key in (FIRST, SECOND)]
+    atlas.add(make_circuit(), annotations=Annotations(supernodes=[group, *twice]))
+    return atlas
+
+
 @pytest.fixture
 def atlas(catalog_settings: Settings) -> Iterator[Atlas]:
-    settings = catalog_settings.model_copy(update={"graph_url": "bolt://127.0.0.1:9"})
-    with CatalogOnly.open(settings=settings) as opened:
-        group = ImportedSupernode(name="both", node_keys=[FIRST, SECOND])
-        twice = [ImportedSupernode(name="twice", node_keys=[key]) for key in (FIRST, SECOND)]
-        opened.add(make_circuit(), annotations=Annotations(supernodes=[group, *twice]))
+    with filled(catalog_settings) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def unchanged(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Atlas]:
+    """For what leaves nothing behind, whichever the database."""
+    with filled(Settings(home=tmp_path_factory.mktemp("queue"), actor="tester")) as opened:
         yield opened
 
 
@@ -114,11 +125,11 @@ def intervention(**more) -> InterventionRequest:
         ("verify", {"circuit": "a-b", "features": 0}, UsageError, "'features' of a verify job"),
     ],
 )
-def test_what_no_worker_could_do_is_refused_in_one_sentence(atlas: Atlas, kind, request_, error, sentence) -> None:
+def test_what_no_worker_could_do_is_refused_in_one_sentence(unchanged, kind, request_, error, sentence) -> None:
     with pytest.raises(error, match=sentence) as told:
-        atlas.enqueue(kind, request_)
+        unchanged.enqueue(kind, request_)
     assert told.value.hint
-    assert atlas.jobs() == []
+    assert unchanged.jobs() == []
 
 
 def test_mean_ablation_needs_no_corrupted_prompt(atlas: Atlas) -> None:
