@@ -1,7 +1,7 @@
 """A real language model: component circuits of SmolLM2-135M-Instruct for indirect objects and agreement.
 
     python scripts/smollm2.py                        # once: puts the model into .cache/smollm2
-    python -m benchmarks.smollm2 [--tasks ioi,agreement] [--count 50] [--random 3] [--steps 5]
+    python -m benchmarks.smollm2 [--tasks ioi,agreement] [--count 50] [--random 3] [--steps 5] [--heads 20]
                                 [--curve-count N | --no-curves]
 
 Per task: how well the model does it, edges scored by EAP-IG, the heads of the largest node scores with their roles, the measured
@@ -98,7 +98,7 @@ def run_task(model: DecoderModel, task: str, options: argparse.Namespace) -> dic
     made["cpu_seconds_eap_ig"] = round(time.process_time() - began, 1)
     CONSOLE.print(f"EAP-IG: {made['cpu_seconds_eap_ig']} CPU-seconds")
     effect, into_queries = by_head(scored)
-    found = roles(head_scores(model, cases), effect, 20, into_queries if task == "ioi" else None)
+    found = roles(head_scores(model, cases), effect, options.heads, into_queries if task == "ioi" else None)
     lost = ablated(model, cases, found, made["behaviour"]["clean"], made["behaviour"]["corrupted"])
     made["heads"] = [
         {
@@ -173,6 +173,9 @@ def main() -> None:
     parser.add_argument("--tasks", default="ioi,agreement")
     parser.add_argument("--count", type=int, default=50)
     parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument(
+        "--heads", type=int, default=20, help="so many of the largest node scores are named and ablated"
+    )
     parser.add_argument("--random", type=int, default=3, help="random circuits per size")
     parser.add_argument("--curve-count", type=int, help="curves on so many of the pairs; all of them by default")
     parser.add_argument("--no-curves", dest="curves", action="store_false")

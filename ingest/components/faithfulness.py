@@ -54,30 +54,33 @@ def faithfulness(
 
     model, transcoders: looked for by the circuit's record when None. origin: the job and its worker, for the provenance.
     Raises NotFound, ModelRejected (not here, or other weights), InputRejected (a circuit without edges or targets to measure, a
-    metric that the corruption does not move).
+    metric that the corruption does not move), UsageError (a metric that names a function).
     """
     began = time.monotonic()
     circuit = atlas.load(request.circuit)
     if circuit.record.transcoders.name == COMPONENTS:
-        result = _of_components(circuit, found_model(atlas, circuit, model), request, progress)
+        result = of_components(circuit, found_model(atlas, circuit, model), request, progress)
     else:
-        result = _of_features(circuit, *found_pair(atlas, circuit, model, transcoders), request, progress)
+        result = of_features(circuit, *found_pair(atlas, circuit, model, transcoders), request, progress)
     result.seconds = round(time.monotonic() - began, 3)
     result.provenance |= {"seed": request.seed, "random_circuits": request.random_circuits} | (origin or {})
     atlas.add_measurement(circuit.id, "faithfulness", result)
     return result
 
 
-def _of_components(
-    circuit: Circuit, model: Any, request: CircuitFaithfulnessRequest, progress: Progress | None
+def of_components(
+    circuit: Circuit, model: Any, request: CircuitFaithfulnessRequest, progress: Progress | None = None
 ) -> FaithfulnessResult:
+    """The curves of a component circuit, not kept. Raises as `faithfulness`."""
     parameters = circuit.record.method.parameters
     if not len(circuit.edges) or "steps" not in parameters:
         raise InputRejected(
             f"The circuit {circuit.id} has no edges to keep or cut.",
             "Heat maps of activation patching have none; find a circuit with `atlas components`.",
         )
-    measured = metric(parameters["metric"])
+    measured = metric(
+        parameters["metric"], functions=False
+    )  # a stored circuit may be somebody else's: it chooses no code
     cases = recorded_cases(model, circuit.record)
     if measured.needs_clean:
         cases = with_clean_logits(model, cases)
@@ -117,13 +120,14 @@ def own_edges(circuit: Circuit, wiring: Wiring) -> np.ndarray:
     return np.array([edge in have for edge in whole], bool)
 
 
-def _of_features(
+def of_features(
     circuit: Circuit,
     model: Any,
     transcoders: TranscoderSet,
     request: CircuitFaithfulnessRequest,
-    progress: Progress | None,
+    progress: Progress | None = None,
 ) -> FaithfulnessResult:
+    """The curves of a feature graph, not kept. Raises as `faithfulness`."""
     record = circuit.record
     ids = record.examples[0].token_ids if record.examples else None
     if ids is None:

@@ -20,7 +20,7 @@ def model():
 
 
 def test_a_report_names_heads_with_their_scores_and_curves_of_some_of_the_cases(model):
-    options = argparse.Namespace(count=6, steps=2, random=1, curves=True, curve_count=3)
+    options = argparse.Namespace(count=6, steps=2, heads=16, random=1, curves=True, curve_count=3)
     made = smollm2.run_task(model, "ioi", options)
     assert made["count"] == 6
     assert made["behaviour"]["right_of_two"] == 1
