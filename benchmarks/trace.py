@@ -128,9 +128,9 @@ def flops_table(rows: dict[str, trace_flops.Count]) -> Table:
     return made
 
 
-def keep(name: str, found: dict[str, Any]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
+def keep(name: str, found: dict[str, Any], place: Path = RESULTS) -> None:
+    place.mkdir(parents=True, exist_ok=True)
+    (place / f"{name}.json").write_text(json.dumps(found, indent=1) + "\n")
 
 
 def beside(

@@ -136,7 +136,7 @@ def trace(
         from ingest.trace import trace as trace_prompt
         from ingest.transcoders import load_transcoders
     if dry_run:
-        return _dry_run(model, transcoders, prompt, numbers, common, device, dtype, json)
+        return _dry_run(model, transcoders, prompt, numbers, common, keep_full, device, dtype, json)
     with opened() as atlas, progress_bar("Tracing", json) as report:
         loaded = load_model(model, device=device, dtype=dtype)
         result = trace_prompt(
@@ -184,6 +184,7 @@ def _dry_run(
     prompt: str | None,
     token_ids: list[int] | None,
     common: dict[str, Any],
+    keep_full: bool,
     device: str | None,
     dtype: str | None,
     json: bool,
@@ -202,6 +203,8 @@ def _dry_run(
         ids,
         targets=targets,
         max_features=common["max_features"],
+        node_threshold=common["node_threshold"],
+        keep_full=keep_full,
     )
 
     def show_text(console):
@@ -210,6 +213,10 @@ def _dry_run(
             f"{result.targets} target{'' if result.targets == 1 else 's'}: about "
             f"{result.seconds:.1f} s and {result.memory_bytes / 2**30:.2f} GiB beside the model"
         )
+        if result.streamed:
+            console.print(
+                "the full graph would not fit into the free memory: its rows are computed twice and not kept, and the circuit is the same"
+            )
         console.print(f"explained variance of the MLPs on this prompt {result.explained_variance:.3f}")
 
     emit(result, json, show_text)

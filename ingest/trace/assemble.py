@@ -11,7 +11,6 @@ import numpy as np
 from atlas.circuit import KIND, Circuit, CircuitRecord, Edges, Nodes, Provenance, Scores, Target
 from ingest.models.base import Model
 from ingest.trace.graph import FullGraph
-from ingest.trace.influence import row_numbers
 from ingest.trace.prune import Pruned
 
 
@@ -53,9 +52,10 @@ def kept_columns(full: FullGraph, capped: FullGraph, rows: np.ndarray, pruned: P
         input_abs_total=full.totals[1][rows],
     ).take(keep)
     new_row = np.cumsum(keep, dtype=np.uint32) - 1  # of a node that is not kept it means nothing
+    target = np.searchsorted(capped.matrix.indptr, np.flatnonzero(pruned.edges), side="right") - 1
     edges = Edges(
         source=new_row[capped.matrix.indices[pruned.edges]],
-        target=new_row[row_numbers(capped.matrix)[pruned.edges]],
+        target=new_row[target],
         weight=capped.matrix.data[pruned.edges],
     )
     return nodes, edges

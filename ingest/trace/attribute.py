@@ -85,15 +85,14 @@ def attribute_prepared(
     ready.check(max_features, warn)
     order = ready.order
     ends = np.arange(order.n_sources, order.size)
-    kept, chosen = Kept(order), np.zeros(order.n_features, bool)
+    kept, chosen = Kept(order, ready.inputs_at_most()), np.zeros(order.n_features, bool)
     capped = max_features is not None and max_features < order.n_features
     count = max_features if capped and max_features is not None else order.n_features
     batches = Batches(ready.engine, ready.places(), batch_size, progress, count + len(ends))
 
     def compute(rows: np.ndarray) -> None:
         chosen[rows[rows < order.n_features]] = True
-        for batch in batches.of(rows):
-            kept.add(*batch)
+        kept.compute(batches, rows)
 
     if not capped:
         compute(np.concatenate([np.arange(order.n_features), ends]))
@@ -176,6 +175,31 @@ class Prepared:
         layer[self.order.features], position[self.order.features] = self.sources.features[:, :2].numpy().T
         layer[self.order.logits], position[self.order.logits] = self.above.layers, self.above.positions
         return layer, position
+
+    def inputs_at_most(self, nodes: np.ndarray | None = None) -> np.ndarray:
+        """(N,) how many edges can end in each node: sources below it and not after it; 0 for errors and tokens.
+
+        nodes: (N,) bool, only edges among these. A few may be 0 all the same, so that it is a bound, and a close one.
+        """
+        order, first = self.order, self.looked[1].start
+        layer, position = self.places()
+        layer[order.errors] = np.repeat(np.arange(order.n_layers), order.n_positions)
+        position[order.errors] = np.tile(np.arange(order.n_positions), order.n_layers)
+        layer[order.tokens], position[order.tokens] = -1, np.arange(order.n_positions)
+        writes = np.ones(order.size, bool) if nodes is None else nodes.copy()
+        writes[order.errors] &= position[order.errors] >= first
+        writes[order.logits] = False
+        there = np.zeros((order.n_layers + 1, order.n_positions), np.int64)
+        np.add.at(there, (layer[writes] + 1, position[writes]), 1)
+        before = there.cumsum(axis=0).cumsum(axis=1)  # row l: the sources of layers below l
+        counts: np.ndarray = before[layer, position]
+        # no attention lies between the last layer below and a logit, or a feature beside it in a parallel block
+        straight = np.full(order.size, self.frozen.parallel)
+        straight[order.logits] = True
+        lower = np.where(layer > 0, before[np.maximum(layer - 1, 0), position], 0)
+        counts[straight] = (lower + there[layer, position])[straight]
+        counts[order.n_features : order.n_sources] = 0
+        return counts if nodes is None else np.where(nodes, counts, 0)
 
     @property
     def target_weights(self) -> np.ndarray:

@@ -11,7 +11,7 @@ import torch
 from atlas.records import TraceEstimate
 from ingest.models.base import Model
 from ingest.trace.attribute import Prepared, prepare
-from ingest.trace.memory import EDGE_BYTES, KEPT_EDGE_BYTES, ROW_EDGE_BYTES, inputs_at_most, must_stream, total_edges
+from ingest.trace.memory import EDGE_BYTES, KEPT_EDGE_BYTES, ROW_EDGE_BYTES, must_stream, total_edges
 from ingest.trace.rows import batch_rows
 from ingest.trace.stream import KEPT_ROWS
 from ingest.trace.targets import TargetSpec
@@ -64,7 +64,7 @@ def estimate_trace(
     )
     twice = 1 + KEPT_ROWS if streamed and max_features is None else 1
     seconds = setup + (spent / done * cost.sum() * kept * twice if done else 0.0)
-    edges = total_edges(ready, inputs_at_most(ready), max_features)
+    edges = total_edges(ready, ready.inputs_at_most(), max_features)
     return TraceEstimate(
         tokens=order.n_positions,
         active_features=order.n_features,

@@ -13,7 +13,7 @@ from scipy import sparse
 from ingest.trace.targets import TargetSpec
 
 FLOOR = 1e-10  # of a row's absolute sum
-SLAB_ENTRIES = 2**22  # of a matrix, looked at together
+SLAB_ENTRIES = 2**20  # of a matrix, looked at together
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,11 @@ def row_sums(matrix: sparse.csr_array) -> tuple[np.ndarray, np.ndarray]:
     return signed, absolute
 
 
+def csr(weights: np.ndarray, columns: np.ndarray, starts: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
+    """Of int32 columns; scipy widens them where the row starts are wide, so these are narrowed where they can be."""
+    return sparse.csr_array((weights, columns, starts.astype(np.int32) if starts[-1] < 2**31 else starts), shape=shape)
+
+
 def cut_out(matrix: sparse.csr_array, keep: np.ndarray) -> sparse.csr_array:
     """matrix[keep][:, keep] of a mask (N,) bool, without a second copy of the whole on the way."""
     new_row = np.cumsum(keep, dtype=np.int32) - 1
@@ -106,7 +111,7 @@ def cut_out(matrix: sparse.csr_array, keep: np.ndarray) -> sparse.csr_array:
         weights.append(matrix.data[entries][stays])
     size = int(keep.sum())
     starts = np.cumsum(np.concatenate(counts))
-    return sparse.csr_array((np.concatenate(weights), np.concatenate(columns), starts), shape=(size, size))
+    return csr(np.concatenate(weights), np.concatenate(columns), starts, (size, size))
 
 
 @dataclass

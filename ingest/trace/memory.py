@@ -30,32 +30,6 @@ def available() -> int:
     return free
 
 
-def inputs_at_most(ready: Prepared, nodes: np.ndarray | None = None) -> np.ndarray:
-    """(N,) how many edges can end in each node: sources below it and not after it; 0 for errors and tokens.
-
-    nodes: (N,) bool, only edges among these. A few may be 0 all the same, so that it is a bound, and a close one.
-    """
-    order, first = ready.order, ready.looked[1].start
-    layer, position = ready.places()
-    layer[order.errors] = np.repeat(np.arange(order.n_layers), order.n_positions)
-    position[order.errors] = np.tile(np.arange(order.n_positions), order.n_layers)
-    layer[order.tokens], position[order.tokens] = -1, np.arange(order.n_positions)
-    writes = np.ones(order.size, bool) if nodes is None else nodes.copy()
-    writes[order.errors] &= position[order.errors] >= first
-    writes[order.logits] = False
-    there = np.zeros((order.n_layers + 1, order.n_positions), np.int64)
-    np.add.at(there, (layer[writes] + 1, position[writes]), 1)
-    before = there.cumsum(axis=0).cumsum(axis=1)  # row l: the sources of layers below l
-    counts: np.ndarray = before[layer, position]
-    # no attention lies between the last layer below and a logit, or a feature beside it in a parallel block
-    straight = np.full(order.size, ready.frozen.parallel)
-    straight[order.logits] = True
-    lower = np.where(layer > 0, before[np.maximum(layer - 1, 0), position], 0)
-    counts[straight] = (lower + there[layer, position])[straight]
-    counts[order.n_features : order.n_sources] = 0
-    return counts if nodes is None else np.where(nodes, counts, 0)
-
-
 def must_stream(
     ready: Prepared,
     *,
@@ -71,7 +45,7 @@ def must_stream(
     """
     if keep_full and stream:
         raise UsageError("A streamed trace holds no full graph that could be kept.", "Leave out one of the two.")
-    counts, free = inputs_at_most(ready), available()
+    counts, free = ready.inputs_at_most(), available()
     edges = total_edges(ready, counts, max_features)
     if stream is None:
         stream = edges * EDGE_BYTES > SHARE * free
@@ -96,19 +70,19 @@ def must_stream(
 
 
 def total_edges(ready: Prepared, counts: np.ndarray, max_features: int | None) -> int:
-    """The most edges of a graph, from `inputs_at_most`; with a cap those of its largest rows."""
+    """The most edges of a graph, from `Prepared.inputs_at_most`; with a cap those of its largest rows."""
     rows = np.sort(counts[ready.order.features])[::-1][:max_features]
     return int(rows.sum() + counts[ready.order.logits].sum())
 
 
 def check_second_pass(ready: Prepared, nodes: np.ndarray) -> None:
     """Raises InputRejected when the edges among the nodes (N,) bool do not fit into memory."""
-    edges, free = int(inputs_at_most(ready, nodes).sum()), available()
+    edges, free = int(ready.inputs_at_most(nodes).sum()), available()
     if edges * KEPT_EDGE_BYTES > free:
         raise InputRejected(
             f"The {int(nodes.sum()):,} nodes within the threshold have {edges:,} edges among them, which need about "
             f"{edges * KEPT_EDGE_BYTES / GIB:.1f} GiB, and only {free / GIB:.1f} GiB are free.",
-            f"Lower the node threshold, or {_cap(inputs_at_most(ready), free, ROW_EDGE_BYTES)}.",
+            f"Lower the node threshold, or {_cap(ready.inputs_at_most(), free, ROW_EDGE_BYTES)}.",
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,7 +10,7 @@ from scipy import sparse
 
 from atlas.errors import ModelRejected
 from ingest.trace.backward import Backward
-from ingest.trace.graph import FLOOR, NodeOrder
+from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 
 Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 Batch = tuple[np.ndarray, torch.Tensor, torch.Tensor]  # (B,) node rows, (B, n_sources) effects, (B,) those of constants
@@ -87,27 +86,47 @@ def batch_rows(engine: Backward, positions: int | None = None) -> int:
     return int(min(4096, max(8, free // per_row)))
 
 
-@dataclass
-class _Piece:
-    """Some finished rows: `starts` (B + 1,) of their entries, in order of falling height."""
+class _Region:
+    """Rows that are computed together, in node order. Room for them is taken at once, each row's where the one before it
+    must end at the latest: so that finished rows need no second copy (memory that is not written to costs nothing)."""
 
-    rows: np.ndarray  # (B,)
-    starts: np.ndarray
-    columns: np.ndarray  # (e,) int32
-    weights: np.ndarray  # (e,) float32
+    def __init__(self, rows: np.ndarray, most: np.ndarray) -> None:
+        self.rows = rows  # (R,) rising
+        self.starts = np.concatenate([[0], np.cumsum(most)])  # (R + 1,)
+        self.lengths = np.zeros(len(rows), np.int64)
+        self.columns = np.empty(self.starts[-1], np.int32)
+        self.weights = np.empty(self.starts[-1], np.float32)
+
+    def close(self) -> None:
+        """Move the rows together, in place."""
+        ends = np.concatenate([[0], np.cumsum(self.lengths)])
+        for to, start, length in zip(ends[:-1], self.starts[:-1], self.lengths, strict=True):
+            if to != start:
+                for values in (self.columns, self.weights):
+                    values[to : to + length] = values[start : start + length]
+        self.starts, self.columns, self.weights = ends, self.columns[: ends[-1]], self.weights[: ends[-1]]
 
 
 class Kept:
-    """Finished rows of the matrix. columns: (N,) bool, entries elsewhere are let go (None: none are)."""
+    """Finished rows of the matrix. most: (N,) entries that a row can have (`Prepared.inputs_at_most`); columns: (N,) bool,
+    entries elsewhere are let go (None: none are)."""
 
-    def __init__(self, order: NodeOrder, columns: np.ndarray | None = None) -> None:
-        self.order = order
+    def __init__(self, order: NodeOrder, most: np.ndarray, columns: np.ndarray | None = None) -> None:
+        self.order, self.most = order, most
         self.columns = None if columns is None else torch.from_numpy(np.flatnonzero(columns[: order.n_sources]))
         self.constants = np.zeros(order.size, np.float32)
         self.totals = np.zeros(order.size), np.zeros(order.size)  # sums and absolute sums over all columns
-        self.pieces: list[_Piece] = []
+        self.regions: list[_Region] = []
 
-    def add(self, batch: np.ndarray, effects: torch.Tensor, constants: torch.Tensor) -> None:
+    def compute(self, batches: Batches, rows: np.ndarray) -> None:
+        rows = np.sort(rows)
+        region = _Region(rows, self.most[rows])
+        for batch in batches.of(rows):
+            self._add(region, *batch)
+        region.close()
+        self.regions.append(region)
+
+    def _add(self, region: _Region, batch: np.ndarray, effects: torch.Tensor, constants: torch.Tensor) -> None:
         self.constants[batch] = constants.cpu().numpy()
         self.totals[0][batch] = effects.sum(dim=1, dtype=torch.float64).cpu().numpy()
         self.totals[1][batch] = effects.abs().sum(dim=1, dtype=torch.float64).cpu().numpy()
@@ -115,55 +134,55 @@ class Kept:
             self.columns = self.columns.to(effects.device)
             effects = effects[:, self.columns]
         row, column = effects.nonzero(as_tuple=True)
-        counts = torch.bincount(row, minlength=len(batch)).cpu().numpy()
         weights = effects[row, column].cpu().numpy()
-        if self.columns is not None:
-            column = self.columns[column]
-        starts = np.concatenate([[0], np.cumsum(counts)])
-        self.pieces.append(_Piece(batch, starts, column.to(torch.int32).cpu().numpy(), weights))
+        columns = (column if self.columns is None else self.columns[column]).to(torch.int32).cpu().numpy()
+        counts = torch.bincount(row, minlength=len(batch)).cpu().numpy()
+        ends = np.cumsum(counts)
+        for place, count, end in zip(np.searchsorted(region.rows, batch), counts, ends, strict=True):
+            to = slice(region.starts[place], region.starts[place] + count)
+            region.columns[to], region.weights[to] = columns[end - count : end], weights[end - count : end]
+            region.lengths[place] = count
 
     def influence(self, target_weights: np.ndarray, layers: np.ndarray) -> np.ndarray:
         """(N,) influence on the targets over the rows that are known by now; nothing flows through the others.
 
         layers: (N,) of the features. From the targets down, so that what reaches a row is known before it is passed on.
         """
-        level = np.full(self.order.size, self.order.n_layers)
-        level[self.order.features] = layers[self.order.features]
-        runs = []  # rows of a piece on one level
-        for piece in self.pieces:
-            there = level[piece.rows]
-            edges = np.flatnonzero(np.diff(there)) + 1
-            bounds = zip([0, *edges], [*edges, len(there)], strict=True)
-            runs += [(-int(there[first]), piece, first, last) for first, last in bounds]
+        blocks = row_blocks(self.order, layers[self.order.features])
         influence = np.zeros(self.order.size)
-        for _, piece, first, last in sorted(runs, key=lambda run: run[0]):
-            rows, starts = piece.rows[first:last], piece.starts[first : last + 1]
-            entries = slice(starts[0], starts[-1])
-            sizes = np.abs(piece.weights[entries]).astype(np.float64)
-            per_weight = (influence[rows] + target_weights[rows]) / np.maximum(self.totals[1][rows], FLOOR)
-            shape = (len(rows), self.order.size)
-            influence += (
-                sparse.csr_array((sizes, piece.columns[entries], starts - starts[0]), shape=shape).T @ per_weight
-            )
+        for block in blocks:
+            for region in self.regions:
+                bounds = np.searchsorted(region.rows, [block.start, block.stop])
+                for first, last in slabs(region.starts, slice(*bounds)):
+                    rows, starts = region.rows[first:last], region.starts[first : last + 1]
+                    entries = slice(starts[0], starts[-1])
+                    sizes = np.abs(region.weights[entries]).astype(np.float64)
+                    per_weight = (influence[rows] + target_weights[rows]) / np.maximum(self.totals[1][rows], FLOOR)
+                    part = csr(sizes, region.columns[entries], starts - starts[0], (len(rows), self.order.size))
+                    influence += part.T @ per_weight
         return influence
 
     def let_go(self, columns: np.ndarray) -> None:
         """Forget the entries outside of `columns` (N,) bool; totals stay."""
-        for i, piece in enumerate(self.pieces):
-            stays = columns[piece.columns]
-            before = np.concatenate([[0], np.cumsum(stays)])
-            self.pieces[i] = _Piece(piece.rows, before[piece.starts], piece.columns[stays], piece.weights[stays])
+        for region in self.regions:
+            stays = columns[region.columns]
+            region.starts = np.concatenate([[0], np.cumsum(stays)])[region.starts]
+            region.columns, region.weights = region.columns[stays], region.weights[stays]
 
     def matrix(self) -> sparse.csr_array:
-        """The (N, N) matrix of what is known, in node order, other rows empty. The pieces are used up by it."""
+        """The (N, N) matrix of what is known, in node order, other rows empty. The regions are used up by it."""
         counts = np.zeros(self.order.size + 1, np.int64)
-        for piece in self.pieces:
-            counts[piece.rows + 1] = np.diff(piece.starts)
+        for region in self.regions:
+            counts[region.rows + 1] = np.diff(region.starts)
         starts = np.cumsum(counts)
-        columns, weights = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
-        while self.pieces:
-            piece = self.pieces.pop()
-            for row, first, last in zip(piece.rows, piece.starts[:-1], piece.starts[1:], strict=True):
-                columns[starts[row] : starts[row + 1]] = piece.columns[first:last]
-                weights[starts[row] : starts[row + 1]] = piece.weights[first:last]
-        return sparse.csr_array((weights, columns, starts), shape=(self.order.size, self.order.size))
+        if len(self.regions) == 1:
+            region = self.regions.pop()
+            columns, weights = region.columns, region.weights
+        else:
+            columns, weights = np.empty(starts[-1], np.int32), np.empty(starts[-1], np.float32)
+        while self.regions:
+            region = self.regions.pop()
+            for row, first, last in zip(region.rows, region.starts[:-1], region.starts[1:], strict=True):
+                columns[starts[row] : starts[row + 1]] = region.columns[first:last]
+                weights[starts[row] : starts[row + 1]] = region.weights[first:last]
+        return csr(weights, columns, starts, (self.order.size, self.order.size))

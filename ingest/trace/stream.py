@@ -55,9 +55,8 @@ def streamed(
     again = np.concatenate([np.flatnonzero(nodes[order.features]), np.arange(order.n_sources, order.size)])
     check_second_pass(ready, nodes)
     batches.total = rows + len(again)
-    kept = Kept(order, nodes)
-    for batch in batches.of(again):
-        kept.add(*batch)
+    kept = Kept(order, ready.inputs_at_most(nodes), nodes)
+    kept.compute(batches, again)
     chosen = np.ones(order.n_features, bool)
     return full_graph(ready, kept.matrix(), chosen, kept.constants, first.totals), first
 

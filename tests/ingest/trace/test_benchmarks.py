@@ -53,3 +53,21 @@ def test_files_of_a_pair_in_memory_trace_alike_and_one_engine_reports_itself(tmp
     assert found["multiply_adds"] > trace_flops.spent(model, parts, ids)
     failed = subprocess.run([*command, "--ids", "5,100000"], capture_output=True, text=True, check=True)
     assert "failed" in json.loads(failed.stdout)
+
+
+@pytest.mark.slow
+def test_a_long_prompt_is_traced_both_ways_to_the_same_circuit_and_kept_beside_others(tmp_path):
+    kept = tmp_path / "trace-long.json"
+    kept.write_text(json.dumps({"before": {"nodes": 1}}))
+    command = [sys.executable, "-m", "benchmarks.trace_long", "--random", "small", "--tokens", "6"]
+    done = subprocess.run([*command, "--both", "--results", str(tmp_path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(kept.read_text())
+    assert set(found) == {"before", "small, 6 tokens, whole", "small, 6 tokens, streamed"}
+    row = found["small, 6 tokens, streamed"]
+    assert row["streamed"]
+    assert row["differences"]["nodes_in_one_only"] == row["differences"]["edges_in_one_only"] == 0
+    assert row["differences"]["weights_relative"] < 1e-6
+    assert row["differences"]["scores_relative"] < 1e-6
+    assert row["peak_above_mib"] > 0
+    assert row["nodes"] > row["kept_nodes"] > 10
