@@ -48,7 +48,7 @@ def intervene(
         from ingest.components.found import found_model
 
         found = found_model(atlas, circuit, model)
-        parts = components.ComponentLaboratory(found, circuit)
+        parts = components.ComponentLaboratory(found, circuit, request.prompts)
         (result,) = parts.results([components.Trial(request, rows)], progress)
         result.provenance = provenance(found, None, origin)
     else:

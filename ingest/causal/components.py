@@ -18,7 +18,7 @@ import torch
 from atlas.causal_records import Controls, InterventionRequest, InterventionResult, Moved
 from atlas.circuit import KIND, KINDS, SLOTS, Circuit
 from atlas.errors import ModelRejected, UsageError
-from atlas.evidence import check_length, control_quantile, mark
+from atlas.evidence import check_has_paths, check_length, control_quantile, mark
 from ingest.causal.network import Progress
 from ingest.components.metrics import metric as metric_named
 from ingest.components.network import Edit, Place, SiteName, answer_logits, run, with_clean_logits
@@ -65,9 +65,14 @@ class Trial:
 
 
 class ComponentLaboratory:
-    """A component circuit beside its model, on the cases it was found on."""
+    """A component circuit beside its model, on the cases it was found on. Raises UsageError for other prompts, and for a heat map."""
 
-    def __init__(self, model: DecoderModel, circuit: Circuit) -> None:
+    def __init__(self, model: DecoderModel, circuit: Circuit, prompts: Sequence[str] | None = None) -> None:
+        check_has_paths(circuit)
+        if prompts is not None:
+            raise UsageError(
+                "A circuit of components is tested on the cases it was found on.", "Leave the set of prompts out."
+            )
         self.model, self.circuit = model, circuit
         self.metric = metric_named(circuit.record.method.parameters["metric"])
         cases = recorded_cases(model, circuit.record)

@@ -156,6 +156,23 @@ def test_the_unpruned_graph_predicts_as_a_graph_that_keeps_everything(tmp_path):
     torch.testing.assert_close(same.encoder_rows(picked), transcoders.layers[1].encoder_rows(picked))
 
 
+def test_circuits_of_differences_and_without_features_are_verified_too(atlas, shipped):
+    model, transcoders = shipped
+    specs = ["diff:Austin|Sacramento"]
+    found = trace(atlas, PROMPT, model=model, transcoders=transcoders, targets=specs).circuit
+    result = verify(
+        atlas,
+        VerifyRequest(circuit=found, features=4, paths=2, controls=8, permuted=1),
+        model=model,
+        transcoders=transcoders,
+    )
+    assert len(result.points) == 4
+    assert result.baselines[-1].name == "permuted transcoders"
+    alone = trace(atlas, model=model, transcoders=transcoders, token_ids=[1]).circuit
+    empty = verify(atlas, VerifyRequest(circuit=alone), model=model, transcoders=transcoders)
+    assert (empty.spearman, empty.interval, empty.p_value, empty.tested) == (None, None, None, 0)
+
+
 # -- circuits of components
 
 PAIRS = [
@@ -243,6 +260,20 @@ def test_a_component_circuit_is_verified_on_its_cases(atlas, components):
     assert {b.name for b in result.baselines} >= {"direct edge"}
     with pytest.raises(UsageError, match="cases it was found on"):
         verify(atlas, VerifyRequest(circuit=components.id, prompts=[PROMPT]))
+
+
+def test_a_heat_map_has_nothing_to_intervene_on(atlas, shipped):
+    from atlas.causal_records import PatchRequest
+    from ingest.components.patching import patch
+
+    heat = patch(atlas, PatchRequest(profile="demo", pairs=PAIRS[:1], sites=["mlp"]), model=shipped[0]).circuit
+    key = atlas.load(heat).keys[0]
+    for refused in (
+        lambda: verify(atlas, VerifyRequest(circuit=heat)),
+        lambda: intervene(atlas, InterventionRequest(circuit=heat, kind="ablate", nodes=[key])),
+    ):
+        with pytest.raises(UsageError, match="table of patching effects"):
+            refused()
 
 
 def test_the_score_of_a_component_whose_model_is_gone_is_refused(atlas, components):
