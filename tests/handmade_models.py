@@ -105,7 +105,7 @@ def _row(wiring: Wiring, node: str) -> int:
     kind, _, place = node.partition(" ")
     if kind == "head":
         return wiring.head(*map(int, place.split("/")))
-    return {"token": 0, "logit": wiring.n_sources}.get(kind) if kind != "mlp" else wiring.mlp(int(place))  # type: ignore[return-value]
+    return wiring.mlp(int(place)) if kind == "mlp" else {"token": 0, "logit": wiring.n_sources}[kind]
 
 
 class _Writer:

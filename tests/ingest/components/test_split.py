@@ -10,7 +10,7 @@ import torch
 
 from atlas.circuit import KINDS
 from atlas.errors import ModelRejected
-from ingest.components.split import SplitNetwork, in_batches
+from ingest.components.split import SplitNetwork, in_batches, mlp_end
 from ingest.components.wiring import Wiring
 from tests.ingest.components.conftest import VOCABULARY
 
@@ -126,6 +126,27 @@ def test_circuits_of_a_batch_are_those_run_one_by_one(model, cases):
         other = split.outputs(cases.corrupted[row])
         together = split.forward(cases.clean[row], cases.lengths[row], keeps, other)
     close(model, together, alone[:, 1])
+
+
+def test_other_outputs_than_the_corrupted_ones_may_stand_for_an_edge_that_is_cut(model, cases):
+    """Zeros for all: the logits are those of an empty stream. Means for one source: the others see only that change."""
+    split = SplitNetwork(model)
+    nothing = torch.zeros(split.wiring.n_sources, 1, 1, model.width, dtype=torch.float64)
+    found = split.run(cases, torch.zeros(split.wiring.n_edges), other=nothing)
+    seen = model.final_norm.module.register_forward_pre_hook(lambda module, args: (torch.zeros_like(args[0]),))
+    expected = answers(model, cases.clean, cases.lengths)
+    seen.remove()
+    close(model, found, expected)
+    source = split.wiring.mlp(split.wiring.layers - 1)
+    mean = split.outputs(cases.clean).mean((1, 2), keepdim=True)
+    keep = torch.ones(split.wiring.n_edges)
+    keep[split.wiring.edge(source, split.wiring.n_sources)] = 0
+    found = split.run(cases, keep, other=mean)
+    end = mlp_end(model.blocks()[-1])
+    seen = end.register_forward_hook(lambda module, args, output: mean[source].expand_as(output))
+    expected = answers(model, cases.clean, cases.lengths)
+    seen.remove()
+    close(model, found, expected)
 
 
 def test_the_network_is_left_as_it_was(model, cases):
