@@ -9,8 +9,11 @@ order. Grid, f, CPR and CMD: `ingest.components.curves`.
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,6 +32,7 @@ from ingest.components.metrics import metric
 from ingest.components.network import with_clean_logits
 from ingest.components.pairs import recorded_cases
 from ingest.components.split import SplitNetwork
+from ingest.components.units import Kept
 from ingest.components.wiring import Wiring
 from ingest.trace.attribute import Progress
 from ingest.trace.targets import recorded_targets
@@ -39,6 +43,7 @@ if TYPE_CHECKING:
     from ingest.transcoders.set import TranscoderSet
 
 COMPONENTS = "components"  # what the set of a component circuit is called
+AT_ONCE = 8  # circuits between two entries of what is kept of an unfinished run
 Measure = Callable[[np.ndarray], np.ndarray]  # (M, n) bool, what stays -> (M,) the metric
 
 
@@ -49,27 +54,36 @@ def faithfulness(
     transcoders: TranscoderSet | None = None,
     progress: Progress | None = None,
     origin: dict[str, Any] | None = None,
+    resume_dir: Path | None = None,
 ) -> FaithfulnessResult:
     """Measure the curves and keep them as a measurement of the circuit.
 
     model, transcoders: looked for by the circuit's record when None. origin: the job and its worker, for the provenance.
+    resume_dir: under it what was measured is kept until the curves are, by default under the atlas's home.
     Raises NotFound, ModelRejected (not here, or other weights), InputRejected (a circuit without edges or targets to measure, a
     metric that the corruption does not move), UsageError (a metric that names a function).
     """
     began = time.monotonic()
     circuit = atlas.load(request.circuit)
+    folder = (resume_dir or atlas.settings.home / "unfinished") / f"faithfulness-{circuit.id}"
     if circuit.record.transcoders.name == COMPONENTS:
-        result = of_components(circuit, found_model(atlas, circuit, model), request, progress)
+        result = of_components(circuit, found_model(atlas, circuit, model), request, progress, Kept(folder))
     else:
-        result = of_features(circuit, *found_pair(atlas, circuit, model, transcoders), request, progress)
+        pair = found_pair(atlas, circuit, model, transcoders)
+        result = of_features(circuit, *pair, request, progress, Kept(folder))
     result.seconds = round(time.monotonic() - began, 3)
     result.provenance |= {"seed": request.seed, "random_circuits": request.random_circuits} | (origin or {})
     atlas.add_measurement(circuit.id, "faithfulness", result)
+    shutil.rmtree(folder, ignore_errors=True)
     return result
 
 
 def of_components(
-    circuit: Circuit, model: Any, request: CircuitFaithfulnessRequest, progress: Progress | None = None
+    circuit: Circuit,
+    model: Any,
+    request: CircuitFaithfulnessRequest,
+    progress: Progress | None = None,
+    done: Kept | None = None,
 ) -> FaithfulnessResult:
     """The curves of a component circuit, not kept. Raises as `faithfulness`."""
     parameters = circuit.record.method.parameters
@@ -92,10 +106,11 @@ def of_components(
     plain = scores if steps == 1 else _numbers(edge_scores(model, cases, measured, 1).scores)
 
     def measure(keeps: np.ndarray) -> np.ndarray:
-        values = network.measure(cases, torch.from_numpy(keeps), measured, progress=progress)
+        values = network.measure(cases, torch.from_numpy(keeps), measured)
         return values.double().mean(1).cpu().numpy()
 
-    result = curves_of(circuit.id, measure, scores, plain, request, own=own_edges(circuit, network.wiring))
+    piecewise = in_pieces(measure, progress, done)
+    result = curves_of(circuit.id, piecewise, scores, plain, request, own=own_edges(circuit, network.wiring))
     result.metric, result.cases, result.unit = parameters["metric"], len(cases), "edges"
     result.provenance["method"] = circuit.record.method.name
     result.provenance["replacement"] = "counterfactual: the source's output on the corrupted prompt"
@@ -126,6 +141,7 @@ def of_features(
     transcoders: TranscoderSet,
     request: CircuitFaithfulnessRequest,
     progress: Progress | None = None,
+    done: Kept | None = None,
 ) -> FaithfulnessResult:
     """The curves of a feature graph, not kept. Raises as `faithfulness`."""
     record = circuit.record
@@ -142,11 +158,8 @@ def of_features(
             "Load the model and the set it was traced with.",
         )
     effects = np.where(rows >= 0, total_effects(circuit)[rows], 0.0)
-
-    def measure(keeps: np.ndarray) -> np.ndarray:
-        return runs.metric(keeps, progress)
-
-    result = curves_of(circuit.id, measure, effects, runs.gradient_scores(), request, own=rows >= 0)
+    piecewise = in_pieces(runs.metric, progress, done)
+    result = curves_of(circuit.id, piecewise, effects, runs.gradient_scores(), request, own=rows >= 0)
     result.metric = " + ".join(target.what for target in record.targets)[:200]
     result.cases, result.unit = 1, "features"
     result.provenance["replacement"] = "zero: features off wherever they fire, errors and everything else free"
@@ -155,6 +168,27 @@ def of_features(
     if absent:
         result.provenance["features_that_do_not_fire_here"] = absent
     return result
+
+
+def in_pieces(measure: Measure, progress: Progress | None = None, done: Kept | None = None) -> Measure:
+    """The same, a few circuits at a time; what is found in `done` is taken from there."""
+    done = done or Kept(None)
+
+    def all_of(keeps: np.ndarray) -> np.ndarray:
+        values = []
+        for start in range(0, len(keeps), AT_ONCE):
+            if progress:
+                progress(start, len(keeps), "running circuits")
+            part = keeps[start : start + AT_ONCE]
+            name = hashlib.sha256(np.packbits(part).tobytes()).hexdigest()[:32]
+            value = done.get(name, (len(part),))
+            if value is None:
+                value = measure(part).astype(np.float64)
+                done.put(name, value)
+            values.append(value)
+        return np.concatenate(values)
+
+    return all_of
 
 
 def curves_of(

@@ -11,7 +11,8 @@ from atlas.errors import InputRejected, ModelRejected
 from ingest import trace
 from ingest.components.circuit import component_circuit
 from ingest.components.curves import sizes
-from ingest.components.faithfulness import curves_of, faithfulness
+from ingest.components.faithfulness import AT_ONCE, curves_of, faithfulness, in_pieces
+from ingest.components.units import Kept
 from ingest.models import load_model
 from ingest.organism import SAMPLE_PROMPTS, model_path, transcoders_path
 from ingest.transcoders import load_transcoders
@@ -81,6 +82,28 @@ def test_equal_circuits_are_run_once():
     assert len(np.unique(calls[0], axis=0)) == len(calls[0]) == made.provenance["circuits_run"]
 
 
+def test_what_was_measured_before_a_kill_is_not_measured_again(tmp_path):
+    effects = np.arange(100, 0, -1.0)
+    counts, last = [], 2
+
+    def measure(keeps: np.ndarray) -> np.ndarray:
+        if len(counts) == last:
+            raise KeyboardInterrupt
+        counts.append(len(keeps))
+        return keeps @ effects
+
+    def curves():
+        return curves_of("c", in_pieces(measure, done=Kept(tmp_path)), effects, -effects, ASK)
+
+    with pytest.raises(KeyboardInterrupt):
+        curves()
+    assert counts == [AT_ONCE, AT_ONCE]
+    last = 100
+    made = curves()
+    assert sum(counts) == made.provenance["circuits_run"]
+    assert made == curves_of("c", lambda keeps: keeps @ effects, effects, -effects, ASK)
+
+
 def test_a_metric_that_nothing_moves_is_refused():
     with pytest.raises(InputRejected, match="shares of it mean nothing"):
         of_sum(np.zeros(20))
@@ -116,5 +139,6 @@ def test_a_component_circuit_is_measured_with_the_model_its_record_names(setting
         assert result.cpr > result.baseline_cpr["random"]
         assert result.cmd < result.baseline_cmd["random"]
         assert [row.kind for row in atlas.measurements(made.circuit)] == ["faithfulness"]
+        assert not list((settings_of_laptop.home / "unfinished").glob("faithfulness-*"))
         with pytest.raises(ModelRejected, match="has the weights"):
             faithfulness(atlas, asked, model=load_model(write_model(tmp_path / "other"), device="cpu"))
