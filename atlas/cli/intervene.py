@@ -18,6 +18,7 @@ from atlas.errors import InputRejected, UsageError
 from atlas.plain import plain
 
 MOST = 12  # downstream nodes that text output shows
+NAME = 60  # characters of a node or prompt in a table
 EXAMPLE = "For example: --node feature/1/4/33 --ablate, or --edge 'feature/0/7/49->logit/4/8/12'."
 
 
@@ -34,7 +35,12 @@ def intervene(
         str | None, typer.Option(help="Cut one edge, SOURCE->TARGET (or the two keys): path patching.")
     ] = None,
     path: Annotated[str | None, typer.Option(help="Cut a path, A->B->C (or the keys): path patching.")] = None,
-    ablate: Annotated[bool, typer.Option("--ablate", help="Set the value to 0.")] = False,
+    ablate: Annotated[
+        bool,
+        typer.Option(
+            "--ablate", help="Set the value to 0; of heads and MLPs: to their output on the corrupted prompts."
+        ),
+    ] = False,
     scale: Annotated[float | None, typer.Option(help="Multiply the value by this.")] = None,
     steer: Annotated[float | None, typer.Option(help="Add this to the value.")] = None,
     source: Annotated[
@@ -94,13 +100,14 @@ def show_intervention(console: Any, row: InterventionRow) -> None:
     c = row.controls
     if c.count:
         beyond = f"; 95% of them move the target by less than {c.quantile:.4g}" if c.quantile is not None else ""
-        console.print(f"{c.count} control features, {c.same_position} of them at the same position{beyond}")
+        console.print(f"{c.count} controls, {c.same_position} of them at the same position{beyond}")
     if row.targets:
         console.print("\ntarget")
         console.print(moved_table(row.targets))
     if row.prompts:
-        console.print("\nprompt by prompt, the first target")
-        console.print(moved_table(row.prompts))
+        by_size = sorted(row.prompts, key=lambda moved: -abs(moved.measured))
+        console.print(f"\nthe first target, {min(MOST, len(by_size))} of {len(by_size)} prompts")
+        console.print(moved_table(by_size[:MOST]))
     above = {target.node for target in row.targets}
     downstream = [moved for moved in row.moved if moved.node not in above]
     if downstream:
@@ -119,7 +126,7 @@ def described(row: InterventionRow) -> str:
     where = f" on {len(r.prompts)} prompts" if r.prompts else f" on {row.prompt!r}" if row.prompt else ""
     match r.kind:
         case "ablate":
-            return f"{names} set to 0{where}"
+            return f"{names} {'as on the corrupted prompts' if _pooled(row.nodes) else 'set to 0'}{where}"
         case "scale":
             return f"{names} times {r.factor:g}{where}"
         case "steer":
@@ -130,12 +137,17 @@ def described(row: InterventionRow) -> str:
             return f"{f' {SEPARATOR} '.join(row.nodes)} cut{where}"
 
 
+def _pooled(nodes: list[str]) -> bool:
+    """Whether these are nodes of a component circuit: KIND/LAYER/-1/INDEX."""
+    return bool(nodes) and nodes[0].split("/")[2:3] == ["-1"]
+
+
 def moved_table(rows: list[Moved], before: bool = True) -> Any:
     """Predicted and measured change, with bars of one scale; `before`: with the value before."""
     largest = max((abs(value) for m in rows for value in (m.measured, m.predicted or 0.0)), default=0.0)
     cells = [
         (
-            m.node[:40],
+            m.node if len(m.node) <= NAME else m.node[: NAME - 1] + "…",
             m.text[:30],
             *((m.before,) if before else ()),
             m.predicted,

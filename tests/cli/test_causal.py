@@ -223,7 +223,7 @@ def test_an_intervention_shows_its_mark_and_predicted_beside_measured() -> None:
     text = printed(intervene.show_intervention, row())
     assert "intervention i1: feature/0/1/6 set to 0 on 'a b'" in text
     assert "✓ confirmed: It fell as predicted" in text
-    assert "12 control features, 9 of them at the same position; 95% of them move the target by less than 0.1" in text
+    assert "12 controls, 9 of them at the same position; 95% of them move the target by less than 0.1" in text
     (target,) = [line for line in text.splitlines() if "logit/2/1/9" in line]
     assert target.split()[:5] == ["logit/2/1/9", "b", "4", "-2", "██████████|"]
     assert target.split()[5:] == ["-1.5", "████████|"]
@@ -247,11 +247,12 @@ def test_the_document_of_an_intervention_has_the_effect_on_top() -> None:
         ({"kind": "patch", "prompt": "x y"}, "n as in 'x y'"),
         ({"kind": "cut"}, "n -> m cut"),
         ({"kind": "ablate", "supernode": "Texas"}, "the supernode Texas set to 0"),
+        ({"kind": "ablate", "nodes": ["head/3/-1/0"]}, "head/3/-1/0 as on the corrupted prompts"),
     ],
 )
 def test_what_was_done_is_said_in_words(asked: dict, said: str) -> None:
-    nodes = ["n", "m"] if asked["kind"] == "cut" else ["n"]
-    request = InterventionRequest(circuit="c", nodes=nodes, **asked)
+    nodes = asked.get("nodes") or (["n", "m"] if asked["kind"] == "cut" else ["n"])
+    request = InterventionRequest(circuit="c", **{**asked, "nodes": nodes})
     assert intervene.described(row(request=request, nodes=nodes, prompt="")) == said
 
 
