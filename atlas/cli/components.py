@@ -97,7 +97,7 @@ def show_components(console: Any, circuit: Circuit) -> None:
     said = circuit.record.provenance.source_metadata
     if "faithfulness" in said:
         console.print(
-            f"by themselves these {len(circuit.edges)} of {said['edges_of_the_network']} edges hold {said['faithfulness']:.3f} of the "
+            f"by themselves these {said.get('edges_kept', len(circuit.edges))} of {said['edges_of_the_network']} edges hold {said['faithfulness']:.3f} of the "
             f"metric ({said['metric_clean']:.4g} on clean prompts, {said['metric_corrupted']:.4g} on corrupted ones)"
         )
     score = circuit.extra.get("eap.node_score")

@@ -97,6 +97,7 @@ def made_circuit(
                 "metric_corrupted": pruned.corrupted,
                 "faithfulness": pruned.faithfulness,
                 "edges_ranked": pruned.ranked,
+                "edges_kept": int(pruned.keep.sum()),  # without those of neurons, which are parts of them
                 "edges_of_the_network": scores.wiring.n_edges,
             }
         }
