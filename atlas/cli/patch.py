@@ -106,6 +106,8 @@ def patch(
 def show_patched(console: Any, circuit: Circuit) -> None:
     """The heat maps and the parts with the largest effect."""
     console.print(about_cases(circuit))
+    if warning := about_alignment(circuit):
+        console.print(warning)
     for line in patching_maps(circuit):
         console.print(line)
     effect = circuit.extra["patching.effect"]
@@ -123,6 +125,20 @@ def about_cases(circuit: Circuit) -> str:
     what = ", ".join(target.what for target in r.targets)
     first = f"; the first: {r.examples[0].text!r}" if number and r.examples[0].text else ""
     return f"{r.method.name} on {number} case{'' if number == 1 else 's'} ({what}){first}"
+
+
+def about_alignment(circuit: Circuit) -> str:
+    """What was left out because the prompts of a pair have different lengths; empty when all of them have the same."""
+    asked = circuit.record.method.parameters
+    pairs, clean, corrupted = (
+        int(asked.get(name, 0)) for name in ("aligned_pairs", "left_out_clean", "left_out_corrupted")
+    )
+    if not pairs:
+        return ""
+    return (
+        f"warning: the prompts of {pairs} pair{'' if pairs == 1 else 's'} have different lengths and were aligned; left out, "
+        f"having no counterpart: {clean} position{'' if clean == 1 else 's'} of clean prompts, {corrupted} of corrupted ones"
+    )
 
 
 def _sites(text: str) -> list[Site]:

@@ -10,6 +10,7 @@ import torch
 from atlas.causal_records import PromptPair, _OnPairs
 from atlas.circuit import CircuitRecord, Example
 from atlas.errors import InputRejected, UsageError
+from ingest.components.alignment import Alignment, align
 from ingest.components.pair_files import read_pairs
 from ingest.components.templates import make_pairs
 from ingest.models.base import Model
@@ -27,13 +28,16 @@ class Cases:
 
     clean: torch.Tensor  # (B, P) int64
     corrupted: torch.Tensor | None  # (B, P) int64; None unless every pair has a corrupted prompt
-    lengths: torch.Tensor  # (B,) int64 real tokens; of both prompts of a pair
+    lengths: torch.Tensor  # (B,) int64 real tokens; of both prompts of a pair, unless `twin_lengths` says otherwise
     answers: torch.Tensor  # (B,) int64 token ids
     wrong: torch.Tensor | None  # (B,) int64; None unless every pair has a wrong answer
     pairs: tuple[PromptPair, ...]
     clean_logits: torch.Tensor | None = (
         None  # (B, V) of the clean run, where a metric needs them (`network.with_clean_logits`)
     )
+    # (B,) int64 tokens of the corrupted prompts where some are not as long as their clean ones (`alignment`): then `corrupted`
+    # has its own number of columns, and only activation patching takes such cases
+    twin_lengths: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -43,16 +47,38 @@ class Cases:
         """(B,) the position the metric is read at."""
         return self.lengths - 1
 
+    @property
+    def corrupted_lengths(self) -> torch.Tensor:
+        """(B,) tokens of the corrupted prompts."""
+        return self.lengths if self.twin_lengths is None else self.twin_lengths
+
+    def alignment(self, row: int) -> Alignment:
+        """Which positions of a case's two prompts correspond."""
+        length, twin = int(self.lengths[row]), int(self.corrupted_lengths[row])
+        if self.corrupted is None or length == twin:
+            return Alignment(length, length, length, 0)
+        return align(self.clean[row, :length].tolist(), self.corrupted[row, :twin].tolist())
+
+    def left_out(self) -> dict[str, int]:
+        """For `Method.parameters`, where patching had to align prompts of different lengths: in how many pairs, and how many
+        positions of their prompts have no counterpart. Otherwise empty."""
+        if self.twin_lengths is None:
+            return {}
+        found = [self.alignment(row) for row in (self.lengths != self.twin_lengths).nonzero().flatten().tolist()]
+        clean, corrupted = (sum(one.left_out[which] for one in found) for which in (0, 1))
+        return {"aligned_pairs": len(found), "left_out_clean": clean, "left_out_corrupted": corrupted}
+
     def take(self, rows: Sequence[int] | torch.Tensor) -> Cases:
         """Some of the cases, in the order of `rows`, cut to their own longest."""
         rows = torch.as_tensor(rows, device=self.lengths.device)
-        longest = int(self.lengths[rows].max()) if len(rows) else 0
+        longest, longest_twin = (int(n[rows].max()) if len(rows) else 0 for n in (self.lengths, self.corrupted_lengths))
         pick = lambda values: None if values is None else values[rows]  # noqa: E731
         return replace(
             self,
             clean=self.clean[rows, :longest],
-            corrupted=None if self.corrupted is None else self.corrupted[rows, :longest],
+            corrupted=None if self.corrupted is None else self.corrupted[rows, :longest_twin],
             lengths=self.lengths[rows],
+            twin_lengths=pick(self.twin_lengths),
             answers=self.answers[rows],
             wrong=pick(self.wrong),
             pairs=tuple(self.pairs[row] for row in rows.tolist()),
@@ -64,12 +90,18 @@ class Cases:
         lengths = self.lengths.tolist()
         return [[row for row, n in enumerate(lengths) if n == length] for length in sorted(set(lengths))]
 
+    def by_alignment(self) -> list[list[int]]:
+        """`by_length`, and of each length first those of which both prompts have it, then the others by how they are aligned."""
+        found = [self.alignment(row) for row in range(len(self))]
+        order = {a: (a.clean, a.clean != a.corrupted, a.corrupted, a.prefix, a.suffix) for a in found}
+        return [[row for row, a in enumerate(found) if a == one] for one in sorted(order, key=order.__getitem__)]
+
     def examples(self, model: Model) -> list[Example]:
         """As a circuit's record holds them."""
         found = []
         for row, pair in enumerate(self.pairs):
             ids = self.clean[row, : self.lengths[row]].tolist()
-            twin = None if self.corrupted is None else self.corrupted[row, : self.lengths[row]].tolist()
+            twin = None if self.corrupted is None else self.corrupted[row, : self.corrupted_lengths[row]].tolist()
             found.append(
                 Example(
                     tokens=[model.token_text(i) for i in ids],
@@ -88,18 +120,24 @@ class Cases:
 
 
 def make_cases(
-    model: Model, pairs: Sequence[PromptPair], *, metric: str | None = None, corrupted: bool = False
+    model: Model,
+    pairs: Sequence[PromptPair],
+    *,
+    metric: str | None = None,
+    corrupted: bool = False,
+    aligned: bool = False,
 ) -> Cases:
     """Token ids of the pairs, as `ingest.trace` makes them of prompts.
 
     metric: its name, so that a pair without the wrong answer it needs is refused here. corrupted: every pair must have a
-    corrupted prompt. Raises InputRejected, naming the pair (counted from 1): prompts of different lengths in tokens, an
-    answer of several tokens or outside the vocabulary, a blank prompt, one longer than the context.
+    corrupted prompt. aligned: prompts of a pair may have different lengths where `alignment` is well defined. Raises
+    InputRejected, naming the pair (counted from 1): prompts of different lengths in tokens, an answer of several tokens or
+    outside the vocabulary, a blank prompt, one longer than the context.
     """
     if not pairs:
         raise InputRejected("There is no prompt pair.", "Pass at least one.")
     needs_wrong = metric == "logit-difference"
-    rows = [_tokens(model, pair, number, needs_wrong, corrupted) for number, pair in enumerate(pairs, start=1)]
+    rows = [_tokens(model, pair, number, needs_wrong, corrupted, aligned) for number, pair in enumerate(pairs, start=1)]
     twins = [twin for _, twin, _, _ in rows]
     wrong = [other for _, _, _, other in rows]
     lengths = [len(clean) for clean, *_ in rows]
@@ -111,6 +149,7 @@ def make_cases(
         answers=torch.tensor([answer for _, _, answer, _ in rows], device=device),
         wrong=torch.tensor(wrong, device=device) if None not in wrong else None,
         pairs=tuple(pairs),
+        twin_lengths=_twin_lengths(lengths, twins, model),
     )
 
 
@@ -149,11 +188,12 @@ def recorded_cases(model: Model, record: CircuitRecord) -> Cases:
         answers=torch.tensor([ids[0] for ids in answers], device=device),
         wrong=torch.tensor([ids[1] for ids in answers], device=device) if all(len(i) > 1 for i in answers) else None,
         pairs=tuple(pairs),
+        twin_lengths=_twin_lengths([len(e.token_ids or []) for e in record.examples], twins, model),
     )
 
 
 def _tokens(
-    model: Model, pair: PromptPair, number: int, needs_wrong: bool, needs_corrupted: bool
+    model: Model, pair: PromptPair, number: int, needs_wrong: bool, needs_corrupted: bool, aligned: bool
 ) -> tuple[list[int], list[int] | None, int, int | None]:
     """(clean ids, corrupted ids, answer id, wrong id) of one pair."""
     place = f"pair {number}"
@@ -173,12 +213,7 @@ def _tokens(
     twin = None
     if pair.corrupted is not None:
         twin = _prompt(model, pair.corrupted, f"the corrupted prompt of pair {number}", place)
-        if len(twin) != len(clean):
-            raise InputRejected(
-                f"The prompts of pair {number} have different lengths: clean {len(clean)} tokens, corrupted {len(twin)}.",
-                "Positions are compared one by one, so reword one of the two.",
-                place,
-            )
+        _check_lengths(model, clean, twin, number, aligned)
     answer = _one_token(model, pair.answer, f"The answer {pair.answer!r} of pair {number}", place)
     wrong = None
     if pair.wrong is not None:
@@ -190,6 +225,33 @@ def _tokens(
                 place,
             )
     return clean, twin, answer, wrong
+
+
+def _check_lengths(model: Model, clean: list[int], twin: list[int], number: int, aligned: bool) -> None:
+    if len(clean) == len(twin):
+        return
+    said = f"The prompts of pair {number} have different lengths: clean {len(clean)} tokens, corrupted {len(twin)}"
+    if not aligned:
+        raise InputRejected(
+            f"{said}.",
+            "Reword one of the two; only activation patching (`atlas patch`) can align such prompts.",
+            f"pair {number}",
+        )
+    found = align(clean, twin)
+    special = set(model.tokenizer.all_special_ids)
+    begins = next((i for i, token in enumerate(clean) if token not in special), len(clean))
+    if not found.well_defined(begins):
+        raise InputRejected(
+            f"{said}, and what they share ({found.prefix} at the beginning, {found.suffix} at the end) is too little to align them.",
+            "Let them differ in one place before the last token and share half of the shorter one, or reword one of the two.",
+            f"pair {number}",
+        )
+
+
+def _twin_lengths(lengths: list[int], twins: Sequence[list[int] | None], model: Model) -> torch.Tensor | None:
+    """`Cases.twin_lengths`."""
+    found = [len(twin) for twin in twins if twin is not None]
+    return None if len(found) < len(lengths) or found == lengths else torch.tensor(found, device=model.device)
 
 
 def _prompt(model: Model, text: str, what: str, place: str) -> list[int]:

@@ -23,6 +23,7 @@ from atlas.causal_records import PatchRequest, Replacement, Site
 from atlas.circuit import KIND, SITE, Circuit, Edges, Nodes
 from atlas.errors import InputRejected, ModelRejected, UsageError
 from atlas.records import Added
+from ingest.components.alignment import Alignment
 from ingest.components.metrics import Metric
 from ingest.components.metrics import metric as metric_named
 from ingest.components.network import Place, SiteName, answer_logits, every_place, run, with_clean_logits
@@ -53,10 +54,13 @@ NOTHING = 1e-6  # a difference of the metric between the two runs below this sha
 
 @dataclass
 class Patched:
-    """n parts patched on B cases. Rows by site, layer, position, head; position -1: a head at all positions at once."""
+    """n parts patched on B cases. Rows by site, layer, position, head; position -1: a head at all positions at once.
+
+    Positions are the clean prompts'. Of prompts of different lengths only those with a counterpart are patched (`alignment`).
+    """
 
     parts: list[tuple[SiteName, int, int, int]]  # site, layer, position, head or -1
-    values: np.ndarray  # (n, B) float64 metric with the part replaced; NaN where a case ends before the position
+    values: np.ndarray  # (n, B) float64 metric with the part replaced; NaN where a case has no such position to patch
     clean: np.ndarray  # (B,) metric of the clean run
     corrupted: np.ndarray | None  # (B,) of the corrupted run
     direction: Direction
@@ -64,7 +68,7 @@ class Patched:
 
     @property
     def metric(self) -> np.ndarray:
-        """(n,) mean over the cases that have the position."""
+        """(n,) mean over the cases that have the position, and a counterpart of it."""
         return np.nanmean(self.values, axis=1)
 
     def effects(self) -> np.ndarray:
@@ -127,7 +131,8 @@ def patch(
     direction: Direction = request.direction if request.replacement == "counterfactual" else "noise"
     found, name = requested_model(atlas.settings, request, model)
     pairs = requested_pairs(found, request)
-    cases = make_cases(found, pairs, metric=request.metric, corrupted=request.replacement == "counterfactual")
+    two_runs = request.replacement == "counterfactual"
+    cases = make_cases(found, pairs, metric=request.metric, corrupted=two_runs, aligned=True)
     sites = [site for site in SITE_OF if site in request.sites]
     parameters: dict[str, Any] = {
         "sites": sites,
@@ -137,6 +142,7 @@ def patch(
     }
     if request.replacement == "resample":
         parameters["seed"] = request.seed
+    parameters |= cases.left_out() if two_runs else {}
     asked = question(found, name, cases, "activation patching", chosen, parameters)
     key = Circuit(asked, Nodes(0), Edges(0)).trace_key
     known = atlas.find_trace(key)
@@ -198,7 +204,7 @@ def patch_activations(
     clean = metric(answer_logits(model, cases.clean, cases.lengths), cases).double()
     corrupted = None
     if cases.corrupted is not None:
-        corrupted = metric(answer_logits(model, cases.corrupted, cases.lengths), cases).double()
+        corrupted = metric(answer_logits(model, cases.corrupted, cases.corrupted_lengths), cases).double()
         _check_difference(metric, clean, corrupted)
     work = _Work(model, cases, sites, direction, replacement, metric, seed, tokens_at_once)
     values = work.all(progress, Kept(resume_dir))
@@ -236,11 +242,10 @@ class _Work:
         self.slots += [("head.out", head) for head in heads]
         self.reads = every_place(model, self.names)
         self.tokens = tokens_at_once or _tokens_that_fit(model)
-        chunks = [
-            group[i : i + CASES_AT_ONCE] for group in cases.by_length() for i in range(0, len(group), CASES_AT_ONCE)
-        ]
-        self.chunks = chunks
+        groups = cases.by_alignment() if replacement == "counterfactual" else cases.by_length()
+        self.chunks = [group[i : i + CASES_AT_ONCE] for group in groups for i in range(0, len(group), CASES_AT_ONCE)]
         self.base = cases.corrupted if direction == "denoise" and cases.corrupted is not None else cases.clean
+        self.into_corrupted = self.base is not cases.clean
         self.source = self._source(direction, seed)
         self.means = self._means() if replacement == "mean" else {}
 
@@ -284,8 +289,15 @@ class _Work:
         return parts, np.stack([rows[key] for key in keys])
 
     def _positions(self, number: int) -> list[int]:
-        length = int(self.cases.lengths[self.chunks[number][0]])
-        return [*([-1] if "head.out" in self.names else []), *range(length)]
+        return [*([-1] if "head.out" in self.names else []), *self._alignment(number).positions]
+
+    def _alignment(self, number: int) -> Alignment:
+        """The cases of a chunk are all aligned alike."""
+        row = self.chunks[number][0]
+        if self.replacement == "counterfactual":
+            return self.cases.alignment(row)
+        length = int(self.cases.lengths[row])
+        return Alignment(length, length, length, 0)
 
     def _slots(self, position: int) -> list[Slot]:
         return self.slots if position >= 0 else [slot for slot in self.slots if slot[0] == "head.out"]
@@ -320,10 +332,16 @@ class _Work:
         return {place: value / shaped[place] for place, value in sums.items()}
 
     def _runs(self, number: int) -> tuple[Whole, dict[Place, torch.Tensor], int]:
-        """Of a chunk: the run that is patched, (b, P, ...) values to put in by place, and the first position they differ at."""
+        """Of a chunk: the run that is patched, (b, P, ...) values to put in by place, and the first position they differ at.
+
+        P: positions of the run that is patched.
+        """
         rows = torch.tensor(self.chunks[number], device=self.base.device)
-        length = int(self.cases.lengths[rows[0]])
+        aligned = self._alignment(number)
+        length = aligned.corrupted if self.into_corrupted else aligned.clean
         ids = self.base[rows, :length]
+        if aligned.shift:
+            return self._aligned_runs(rows, ids, aligned)
         if self.source is not None:
             other = self.source[rows, :length]
             differs = (other != ids).any(0).nonzero()
@@ -337,20 +355,37 @@ class _Work:
         base = self.tail.whole(ids, self.reads)
         return base, {place: torch.zeros_like(base.values[place]) for place in self.reads}, 0
 
+    def _aligned_runs(
+        self, rows: torch.Tensor, ids: torch.Tensor, aligned: Alignment
+    ) -> tuple[Whole, dict[Place, torch.Tensor], int]:
+        """`_runs` of prompts of different lengths: what has no counterpart keeps the value it has in the run that is patched."""
+        assert self.source is not None, "only a counterfactual is aligned"
+        base = self.tail.whole(ids, self.reads)
+        other = self.source[rows, : aligned.clean if self.into_corrupted else aligned.corrupted]
+        found = run(self.model, other, reads=self.reads).values
+        clean, corrupted = aligned.positions, [aligned.counterpart(position) for position in aligned.positions]
+        to, taken = (corrupted, clean) if self.into_corrupted else (clean, corrupted)
+        values = {place: base.values[place].clone() for place in self.reads}
+        for place, value in values.items():
+            value[:, to] = found[place][:, taken]
+        return base, values, aligned.prefix
+
     def _unit(
         self, number: int, position: int, base: Whole, values: dict[Place, torch.Tensor], first: int
     ) -> np.ndarray:
-        """(L, slots, b) the metric with each part of a position replaced (-1: of all positions)."""
+        """(L, slots, b) the metric with each part of a position of the clean prompt replaced (-1: of all positions)."""
         cases = self.cases.take(self.chunks[number])
-        slots, layers = self._slots(position), self.model.n_layers
-        if first > (position if position >= 0 else len(cases.clean[0]) - 1):
+        slots, layers, length = self._slots(position), self.model.n_layers, base.streams[0].shape[1]
+        if position >= 0 and self.into_corrupted:
+            position = self._alignment(number).counterpart(position)
+        if first > (position if position >= 0 else length - 1):
             # before the prompts differ both runs are the same, so that replacing changes nothing
             same = self.metric(base.logits, cases).double().cpu().numpy()
             return np.broadcast_to(same, (layers, len(slots), len(same))).copy()
         every = [(layer, slot) for layer in range(layers) for slot in slots]
         made: list[torch.Tensor] = []
         while len(made) < len(every):
-            size = len(cases) * (len(cases.clean[0]) - max(position, 0))
+            size = len(cases) * (length - max(position, 0))
             batch = slot_groups(every[len(made) :], self.tokens // size)
             try:
                 logits = self._pass(batch, position, base, values)
