@@ -2,7 +2,7 @@
 
     python -m benchmarks.eap [--steps 5] [--cases 8] [--tokens 20] [--repeat 3]
 
-A random Llama of SmolLM2-135M's sizes (30 layers of 9 heads: some 127,000 edges), random prompts, metric logit difference at the last
+A random Llama of SmolLM2-135M's sizes (30 layers of 9 heads: 123,211 edges), random prompts, metric logit difference at the last
 token. The least: as many forward and backward passes of the plain network on the same batch as there are steps, gradients to the
 embeddings only and the output head at the answer only. CPU-seconds of the process, median of the repeats, one and the other in
 turn. Also the split network: one circuit against one forward pass. Stores benchmarks/results/eap.json.
