@@ -84,7 +84,8 @@ def verify(
 
     def measure(part: list[InterventionRequest]) -> list[InterventionResult]:
         names = supernodes(atlas, circuit)
-        return laboratory.results([laboratory.trial(one, checked_rows(circuit, names, one)) for one in part])
+        trials = [laboratory.trial(one, checked_rows(circuit, names, one)) for one in part]
+        return laboratory.results(trials, progress)
 
     rows = measured_rows(atlas, circuit, asked, measure, made_with, progress)
     single = [row for row in rows if row.request.kind != "cut" and row.request.supernode is None]
@@ -117,7 +118,7 @@ def _verify_components(
     made_with |= {"unit": "heads and MLPs replaced by their output on corrupted prompts; effect on the metric"}
 
     def measure(part: list[InterventionRequest]) -> list[InterventionResult]:
-        return laboratory.results([Trial(one, checked_rows(circuit, [], one)) for one in part])
+        return laboratory.results([Trial(one, checked_rows(circuit, [], one)) for one in part], progress)
 
     asked = battery(circuit, laboratory, request)
     rows = measured_rows(atlas, circuit, asked, measure, made_with, progress)
