@@ -18,7 +18,7 @@ from rich.table import Table
 
 from atlas.causal_records import CircuitFaithfulnessRequest, ComponentsRequest, FaithfulnessResult, Template
 from ingest.components.circuit import METHOD, made_circuit
-from ingest.components.faithfulness import of_components, of_features
+from ingest.components.faithfulness_curves import of_components, of_features
 from ingest.components.metrics import metric
 from ingest.components.pairs import make_cases, make_pairs
 from ingest.components.record import question as components_question

@@ -28,7 +28,7 @@ from atlas.causal_records import CircuitFaithfulnessRequest
 from atlas.circuit import SLOT
 from ingest.components.curves import FRACTIONS
 from ingest.components.eap import EdgeScores, edge_scores
-from ingest.components.faithfulness import curves_of
+from ingest.components.faithfulness_curves import curves_of
 from ingest.components.metrics import metric
 from ingest.components.network import Place, answer_logits, run
 from ingest.components.pairs import Cases, make_cases, make_pairs

@@ -40,7 +40,7 @@ def faithfulness(
             queued = atlas.enqueue("faithfulness", request)
             return emit(queued, json, show_queued(atlas, queued))
         with extra("ingest", "`atlas faithfulness`"):
-            from ingest.components.faithfulness import faithfulness as measure
+            from ingest.components.faithfulness_curves import faithfulness as measure
         with progress_bar("Measuring", json) as report:
             loaded = causal.loaded(atlas, circuit, **where)
             result = measure(atlas, request, **loaded, progress=report)

@@ -1,7 +1,7 @@
 """Circuits of attention heads and MLPs, found by patching: what a model without transcoders can still be asked.
 
 Words are those of `atlas.causal_records`: clean and corrupted prompts, noising and denoising. Names are looked up on first use,
-so that reading files of prompt pairs needs no torch.
+so that reading files of prompt pairs needs no torch. No module here may have the name of one of them: importing it would bind that name.
 """
 
 from importlib import import_module
@@ -9,6 +9,7 @@ from typing import Any
 
 _HOMES = {
     "component_circuit": "ingest.components.circuit",
+    "faithfulness": "ingest.components.faithfulness_curves",
     "make_cases": "ingest.components.pairs",
     "make_pairs": "ingest.components.templates",
     "patch": "ingest.components.patching",

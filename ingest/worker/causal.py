@@ -61,7 +61,7 @@ def _components(atlas: Atlas, claim: Claim, models: LoadedModels, report: Progre
 
 
 def _faithfulness(atlas: Atlas, claim: Claim, models: LoadedModels, report: Progress) -> dict[str, Any]:
-    from ingest.components.faithfulness import faithfulness
+    from ingest.components.faithfulness_curves import faithfulness
 
     request = CircuitFaithfulnessRequest.model_validate(claim.arguments)
     known = _measured(atlas, request.circuit, "faithfulness", claim)

@@ -11,7 +11,7 @@ from atlas.errors import InputRejected, ModelRejected
 from ingest import trace
 from ingest.components.circuit import component_circuit
 from ingest.components.curves import sizes
-from ingest.components.faithfulness import AT_ONCE, curves_of, faithfulness, in_pieces
+from ingest.components.faithfulness_curves import AT_ONCE, curves_of, faithfulness, in_pieces
 from ingest.components.units import Kept
 from ingest.models import load_model
 from ingest.organism import SAMPLE_PROMPTS, model_path, transcoders_path
