@@ -47,6 +47,15 @@ def addresses(home: Path, circuit: str | None, label: str) -> dict[str, str]:
         )
         token = next((text for text in reversed(shown.tokens[:-1]) if len(text.strip()) > 2), "the")
         answer = detail.record.targets[0].what if detail.record.targets else ""
+        verified = next((row.circuit for row in atlas.measurements(circuit, kind="verification")), None)
+        patched = next(
+            (
+                row.id
+                for row in atlas.circuits(limit=None)
+                if atlas.show(row.id).record.method.name == "activation patching"
+            ),
+            None,
+        )
         batch = next((job.batch for job in atlas.jobs() if job.batch), None)
         given = {
             "home": ("", {}),
@@ -63,18 +72,26 @@ def addresses(home: Path, circuit: str | None, label: str) -> dict[str, str]:
             "jobs": ("jobs", {}),
             "news": ("news", {}),
         }
+        if verified:
+            given["evidence"] = ("circuit", {"circuit": verified, "tab": "evidence"})
+        if patched:
+            given["patching"] = ("circuit", {"circuit": patched})
     return {name: f"{page}?{urlencode(query)}" if query else page for name, (page, query) in given.items()}
 
 
 def settle(page: Page, name: str) -> None:
     page.locator("[data-test-script-state=notRunning] .ca-title").wait_for(timeout=120_000)
-    if name in {"circuit", "compare"}:
+    if name in {"evidence", "patching"}:
+        page.locator("[data-testid=stVegaLiteChart] canvas, [data-testid=stVegaLiteChart] svg.marks").first.wait_for()
+    if name in {"circuit", "compare", "evidence"}:
         page.locator(".ca[data-ready=yes], .ca-alert").first.wait_for(timeout=60_000)
     if name == "cypher":
         page.get_by_role("button", name="Run", exact=True).click()
     if name == "paths":
         page.locator(".ca-chain, .ca-note, .ca-alert").first.wait_for(timeout=60_000)
     page.locator("[data-test-script-state=notRunning]").wait_for(timeout=120_000)
+    if name == "evidence":
+        page.get_by_role("tab", name="Evidence").evaluate("tab => tab.scrollIntoView({block: 'start'})")
     page.wait_for_timeout(1200)
 
 
@@ -100,6 +117,8 @@ def main() -> None:
     pages = addresses(given.home, given.circuit, given.label)
     if given.only or not given.all:
         only = given.only or "circuit"
+        if only not in pages:
+            raise SystemExit(f"{given.home} has nothing to see on {only}; pages: {', '.join(pages)}.")
         pages = {only: pages[only]}
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium")
     server, url = launch(open_browser=False, home=given.home)

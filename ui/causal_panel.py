@@ -60,7 +60,7 @@ def evidence_tab(circuit: Circuit, detail: CircuitDetail, names: Names) -> None:
         _verification(verifications, rows, names)
     else:
         note(
-            "Nobody has verified this circuit. A verification ablates its strongest features, cuts its strongest paths, does the same "
+            "Nobody has verified this circuit. A verification ablates its strongest parts, cuts its strongest paths, does the same "
             "to matched controls, and says how well the graph foretold what happened."
         )
     _interventions(rows, names, detail)
@@ -167,7 +167,7 @@ def _interventions(rows: Sequence[InterventionRow], names: Names, detail: Circui
     if not rows:
         note(
             "Nothing of this circuit was changed in the model yet: every edge is untested. Choose a node or a link above and open "
-            "*Intervene*, or verify the whole."
+            "`Intervene`, or verify the whole."
         )
         return
     counts = [
@@ -260,11 +260,12 @@ def _one(intervention: str, names: Names) -> None:
 
 def _facts(row: InterventionRow, names: Names) -> list[tuple[object, object]]:
     c = row.controls
-    controls = (
-        f"{c.count} active features of the same layer, {c.same_position} of them at the same position"
-        if c.count
-        else "none"
-    )
+    if not c.count:
+        controls = "none"
+    elif names.circuit.nodes.is_kind("feature").any():
+        controls = f"{c.count} active features of the same layer, {c.same_position} of them at the same position"
+    else:
+        controls = f"{c.count} other parts"
     facts: list[tuple[object, object]] = [
         ("Target", f"{names.moved(m)}: {_change(m.before, m.measured)}") for m in row.targets[:5]
     ]
@@ -288,7 +289,7 @@ def _change(before: float, measured: float) -> str:
 def _faithfulness(found: Sequence[MeasurementRow]) -> None:
     heading("Faithfulness")
     if not found:
-        note("No faithfulness curves were measured. *Faithfulness ...* above queues them.")
+        note("No faithfulness curves were measured. `Faithfulness ...` above queues them.")
         return
     try:
         result = FaithfulnessResult.model_validate(found[0].document)

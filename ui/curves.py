@@ -66,6 +66,7 @@ def _chart(fractions: Sequence[float], named: Sequence[tuple[str, Curve]], acros
             "symbolSize": 300,
             "symbolStrokeWidth": 2,
             "symbolType": "stroke",
+            "symbolOpacity": 1,
             "labelLimit": 240,
         }
         if len(names) > 1
@@ -140,8 +141,8 @@ def sentences(result: FaithfulnessResult) -> list[str]:
         None,
     )
     said = [
-        f"f is 1 when the {result.unit} kept give the whole model's {result.metric} ({result.full:.3g}) and 0 when nothing is kept "
-        f"({result.empty:.3g}). Over {result.cases} case{'' if result.cases == 1 else 's'}."
+        f"f is 1 when the {result.unit} kept give the whole model's {result.metric} ({markup.number(result.full)}) and 0 when nothing is kept "
+        f"({markup.number(result.empty)}). Over {result.cases} case{'' if result.cases == 1 else 's'}."
     ]
     if first is not None:
         said.append(f"{markup.share(first)} of the {result.unit}, by signed score, are enough for {ENOUGH:.0%} of it.")

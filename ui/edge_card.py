@@ -1,4 +1,4 @@
-"""The card of the chosen edge: its weight, the heads that carried it, and what interventions said of it."""
+"""The card of the chosen edge: its weight, the heads that carried it, and what interventions said of it; and of a node."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from atlas.circuit import SLOTS, Circuit
 from atlas.edges import SEPARATOR
 from atlas.errors import AtlasError
 from ui import markup
-from ui.evidence_words import MEANINGS, Names, mark_chip
+from ui.evidence_words import MEANINGS, Names, deed, mark_chip
 from ui.listing import when
 from ui.opened_edges import opened_edge
 from ui.shared import get_atlas, heading, note, problem, show
+
+ON_A_NODE = 4  # interventions listed
 
 
 def edge_rows(circuit: Circuit, edge: str) -> list[int]:
@@ -40,11 +42,33 @@ def edge_card(circuit: Circuit, names: Names, edge: str, marks: Sequence[EdgeMar
         _evidence(circuit, next((m for m in marks if (m.source, m.target) == (source, target)), None))
     with right:
         opened = opened_edge(circuit, rows[0])
+        if opened is None and circuit.nodes.is_kind("head").any():
+            return  # of components: heads are nodes there
         if opened is None:
             note("This circuit does not store through which attention heads this edge travelled.")
         else:
             heading("How its effect travelled")
             show(opened)
+
+
+def node_evidence(circuit: Circuit, key: str) -> None:
+    """The newest interventions on one node, in a line each."""
+    try:
+        rows = get_atlas().interventions(circuit.id, node=key, limit=ON_A_NODE)
+    except AtlasError as error:
+        problem(error)
+        return
+    for row in rows:
+        first = row.targets[0]
+        done = "part of a cut" if row.request.kind == "cut" else deed(row)
+        show(
+            markup.tag(
+                "p",
+                markup.link("circuit", mark_chip(row.mark), circuit=circuit.id, node=key, intervention=row.id),
+                f" {done}: predicted {markup.number(first.predicted)}, measured {markup.number(first.measured)}",
+                cls="ca-line",
+            )
+        )
 
 
 def _facts(circuit: Circuit, rows: list[int]) -> list[tuple[object, object]]:
@@ -74,7 +98,7 @@ def _evidence(circuit: Circuit, mark: EdgeMark | None) -> None:
         markup.tag("p", mark_chip(mark.mark, title=MEANINGS[mark.mark]), " ", found.reason, cls="ca-line"),
         markup.tag(
             "p",
-            f"Predicted {markup.number(mark.predicted)}, measured {markup.number(mark.measured)} · {found.author} · {when(found.created_at)} · ",
+            f"{found.author} · {when(found.created_at)} · ",
             markup.link("circuit", "all about this test", circuit=circuit.id, intervention=found.id),
             cls="ca-meta",
         ),

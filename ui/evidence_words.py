@@ -96,7 +96,7 @@ def counted_marks(counts: EvidenceCounts) -> str:
 def intervention_table(rows: Sequence[InterventionRow], names: Names, circuit: str) -> Safe:
     """One line for each, with what it says and why."""
     return markup.table(
-        ["Mark", "What was done", "Target", "Predicted", "Measured", "Controls", "Why", "By"],
+        ["Mark", "What was done", "Target", "Predicted", "Measured", "Controls", "By"],
         [_line(row, names, circuit) for row in rows],
         numeric=[3, 4, 5],
         cls="ca-evidence",
@@ -107,12 +107,11 @@ def _line(row: InterventionRow, names: Names, circuit: str) -> list[object]:
     first = row.targets[0] if row.targets else None
     return [
         markup.link("circuit", mark_chip(row.mark), circuit=circuit, intervention=row.id),
-        Safe(markup.esc(deed(row)) + " " + subject(row, names)),
+        Safe(markup.tag("div", deed(row), " ", subject(row, names)) + markup.tag("small", row.reason)),
         _target(first, names) if first else "–",
         markup.number(first.predicted if first else None),
         markup.number(first.measured if first else None),
         "–" if row.controls.quantile is None else f"±{markup.number(row.controls.quantile)} ({row.controls.count})",
-        row.reason,
         f"{row.author}, {row.created_at[:16].replace('T', ' ')}",
     ]
 
@@ -123,7 +122,7 @@ def _target(found: Moved, names: Names) -> Safe:
 
 def score_numbers(result: VerifyResult) -> Safe:
     """The causal score in figures."""
-    within = f"{result.interval[0]:.2f} to {result.interval[1]:.2f}" if result.interval else "no interval"
+    within = " to ".join(f"{end:.2f}".replace("-", "−") for end in result.interval or ()) or "no interval"
     figures = [
         (markup.number(result.spearman, 2), "Spearman, predicted and measured"),
         (within, f"95%, bootstrap over {result.interval_over}"),

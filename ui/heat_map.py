@@ -15,6 +15,7 @@ EFFECT, METRIC = "patching.effect", "patching.metric"
 TITLES = {"resid": "Residual stream, before each layer", "attn": "Attention output", "mlp": "MLP output"}
 SIGNED = 0.15  # of the largest effect: from there on a negative cell carries a minus
 CELL = 17  # px, height
+FEW = 12  # layers; of so few the cells are higher
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ def spec(cells: list[Cell], columns: list[str], most: float, what: str) -> Spec:
     ]
     return {
         "description": f"Heat map of patching effects: {what}, layers upwards.",
-        "height": {"step": CELL},
+        "height": {"step": CELL if len(layers) > FEW else 1.4 * CELL},
         "data": {"values": values},
         "encoding": {"x": x, "y": y},
         "layer": [

@@ -217,6 +217,14 @@ def test_the_chosen_link_shows_its_heads_and_its_evidence(atlas: Atlas, circuit:
     assert "does not store through which attention heads" in html
 
 
+def test_the_chosen_node_shows_what_was_done_to_it(atlas: Atlas, circuit: Circuit):
+    row = atlas.add_intervention(intervention(circuit, [circuit.keys[1]], "refuted", -0.6, 0.02))
+    html = shown(opened("circuit", circuit=circuit.id, node=circuit.keys[1]))
+    assert " ablate: predicted −0.6, measured 0.02" in html
+    assert f"node=feature%2F0%2F1%2F6&amp;intervention={row.id}" in html
+    assert " ablate: predicted" not in shown(opened("circuit", circuit=circuit.id, node=circuit.keys[2]))
+
+
 def test_an_edge_that_is_not_there_is_not_chosen(atlas: Atlas, circuit: Circuit):
     for wrong in ("nonsense", f"{circuit.keys[0]}->{circuit.keys[3]}", "<b>-><i>"):
         page = opened("circuit", circuit=circuit.id, edge=wrong)

@@ -14,7 +14,7 @@ from ui.annotation_panel import panel
 from ui.canvas import contract
 from ui.canvas.component import bridge, canvas
 from ui.causal_panel import evidence_tab
-from ui.edge_card import edge_card, edge_rows
+from ui.edge_card import edge_card, edge_rows, node_evidence
 from ui.evidence_words import Names
 from ui.intervene_form import form
 from ui.listing import circuit_name, circuit_table, when
@@ -108,6 +108,7 @@ def chosen_card() -> None:
     if now.click:
         with about_node:
             card(known[now.click])
+            node_evidence(circuit, now.click)
             opened = opened_inputs(circuit, names.names, known[now.click])
             if opened is not None:
                 show(opened)

@@ -100,9 +100,12 @@ function paintTested(context, scene, links, wider) {
 function paintBadges(context, scene, links) {
   const { s, t } = scene.payload.links;
   const taken = [];
+  const done = new Set(); // a test is of two nodes, however many slots their links enter by
   for (const link of links) {
     const found = scene.tested.get(link);
-    if (!found) continue;
+    const pair = `${s[link]}-${t[link]}`;
+    if (!found || done.has(pair)) continue;
+    done.add(pair);
     const at = [0.5, 0.38, 0.62, 0.27, 0.73]
       .map((u) => pointOn(scene.place, s[link], t[link], u, scene.bundle.curved))
       .map(([x, y]) => [x * scene.view.k + scene.view.tx, y * scene.view.k + scene.view.ty])
