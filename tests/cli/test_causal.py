@@ -331,6 +331,7 @@ WRONG = ("--wrong", " small")
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
+        (("--clean", "The opposite of hot is", "--corrupted", "In Texas the big key and the doors"), ("6 tokens",)),
         (("--clean", "The opposite of hot is", "--corrupted", "The opposite of the hot is"), ("6 tokens", "7")),
         ((*PAIR[:4], "--answer", " cold hot", *WRONG), ("cold hot", "2 tokens")),
         (PAIR, ("wrong",)),
@@ -345,7 +346,10 @@ def test_cases_that_cannot_be_used_are_one_sentence_and_leave_nothing(
 ) -> None:
     if "--corrupted" in arguments and "--answer" not in arguments:
         arguments = (*arguments, "--answer", " cold", *WRONG)
-    result = atlas_command("components" if "function:" in arguments[-1] else "patch", *DEMO, *arguments)
+    alone = (
+        "In Texas the big key and the doors" not in arguments
+    )  # heat maps also take prompts whose positions correspond
+    result = atlas_command("components" if alone else "patch", *DEMO, *arguments)
     assert result.code in (1, 2)
     assert all(word in result.err for word in said)
     assert "unexpected" not in result.err
