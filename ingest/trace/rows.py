@@ -46,7 +46,7 @@ class Batches:
             there = there[np.argsort(-self.engine.heights(self.layer[there], there), kind="stable")]
             start = 0
             while start < len(there):
-                batch = there[start : start + (self.limit or batch_rows(self.engine, position + 1))]
+                batch = there[start : start + self._size(position, len(there) - start)]
                 try:
                     computed = self.engine.rows(self.layer[batch], batch, position)
                 except (MemoryError, RuntimeError) as error:  # torch's own are RuntimeErrors
@@ -68,6 +68,12 @@ class Batches:
                 self.done += len(batch)
                 if self.progress:
                     self.progress(self.done, max(self.total, self.done), "targets")
+
+    def _size(self, position: int, left: int) -> int:
+        """Rows of the next batch. Every batch walks all layers and positions below it, so no small one is left for the end."""
+        if self.limit:
+            return self.limit
+        return -(-left // max(1, round(left / batch_rows(self.engine, position + 1))))
 
 
 def _out_of_memory(error: Exception) -> bool:
