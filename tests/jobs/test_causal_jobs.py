@@ -12,6 +12,7 @@ import pytest
 import atlas.encoder
 import ingest.worker.models
 from atlas import Atlas
+from atlas.catalog import jobs as rows
 from atlas.causal_records import (
     CircuitFaithfulnessRequest,
     ComponentsRequest,
@@ -20,7 +21,6 @@ from atlas.causal_records import (
     PromptPair,
     VerifyRequest,
 )
-from atlas.catalog import jobs as rows
 from atlas.settings import Settings
 from benchmarks.chaos.worker import crew, wait_until_done
 from ingest.worker.worker import Worker
