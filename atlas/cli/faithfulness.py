@@ -52,9 +52,21 @@ def show_faithfulness(console: Any, result: FaithfulnessResult) -> None:
     """The curves as a table over the fractions, and their areas beside those of the baselines."""
     console.print(
         f"{result.circuit}: {result.metric} of the whole model {result.full:.4g}, "
-        f"with everything corrupted {result.empty:.4g}; {result.cases} case{'' if result.cases == 1 else 's'}"
+        f"with {'all features off' if result.unit == 'features' else 'everything corrupted'} {result.empty:.4g}; "
+        f"{result.cases} case{'' if result.cases == 1 else 's'}"
     )
-    heads = ["edges kept", "f (signed)", "", "f (absolute)", "damage", *(curve.name for curve in result.baselines)]
+    if result.circuit_faithfulness is not None:
+        console.print(
+            f"the circuit as it is stored: {result.circuit_size} of {result.total} {result.unit}, f {result.circuit_faithfulness:.3f}"
+        )
+    heads = [
+        f"{result.unit} kept",
+        "f (signed)",
+        "",
+        "f (absolute)",
+        "damage",
+        *(curve.name for curve in result.baselines),
+    ]
     curves = [result.absolute, result.damage, *result.baselines]
     rows = [
         (

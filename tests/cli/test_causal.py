@@ -305,10 +305,16 @@ def test_faithfulness_shows_curves_with_bounds_and_areas_beside_the_baselines() 
         cmd=0.3,
         baseline_cpr={"random": 0.55},
         baseline_cmd={"random": 0.45},
+        total=70,
+        circuit_size=30,
+        circuit_faithfulness=0.875,
         cases=4,
     )
     text = printed(faithfulness.show_faithfulness, result)
     assert "logit-difference of the whole model 3, with everything corrupted -1; 4 cases" in text
+    assert "the circuit as it is stored: 30 of 70 edges, f 0.875" in text
+    features = printed(faithfulness.show_faithfulness, result.model_copy(update={"unit": "features"}))
+    assert "with all features off -1" in features
     lines = text.splitlines()
     (first,) = [line for line in lines if line.lstrip().startswith("10 %")]
     assert "0.100 (0.000 to 0.200)" in first
