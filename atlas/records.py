@@ -129,7 +129,9 @@ class TraceEstimate(Record):
         description="of the MLP outputs on this prompt; below 0 the set is probably another model's"
     )
     largest_layers: list[int] = Field(default_factory=list, description="active features by layer")
-    streamed: bool = Field(False, description="the full graph would not fit into memory, so its rows are computed twice")
+    streamed: bool = Field(
+        False, description="the full graph would not fit into memory, so its rows are computed twice"
+    )
 
 
 class CircuitRow(Record):
