@@ -1,7 +1,7 @@
 """Arguments and results of causal work: patching, component circuits, faithfulness, interventions, verification.
 
-Words: a **clean** prompt makes the model do what is studied, a **corrupted** one of the same length does not. A run is
-**noising** (clean, one part from the corrupted run) or **denoising** (corrupted, one part from the clean run).
+Words: a **clean** prompt makes the model do what is studied, a **corrupted** one, of as many tokens or aligned with
+it, does not. A run is **noising** (clean, one part from the corrupted run) or **denoising** (corrupted, one part from the clean run).
 """
 
 from __future__ import annotations

@@ -38,7 +38,7 @@ from ingest.models.decoder import DecoderModel, Norm, Projection
 from ingest.organism import SAMPLE_PROMPTS, model_path, transcoders_path
 from ingest.trace import trace
 from ingest.transcoders import TranscoderSet, load_transcoders
-from ingest.verify import strongest_nodes, verify
+from ingest.verification import strongest_nodes, verify
 
 RESULTS = Path(__file__).parent / "results" / "verify.json"
 SMOLLM2 = Path(__file__).resolve().parent.parent / ".cache" / "smollm2"

@@ -12,6 +12,7 @@ _HOMES = {
     "export_bytes": "ingest.load",
     "label_features": "ingest.labels",
     "intervene": "ingest.interventions",
+    "verify": "ingest.verification",
     "load_model": "ingest.models",
     "load_transcoders": "ingest.transcoders",
 }

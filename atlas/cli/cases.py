@@ -30,7 +30,10 @@ Pairs = Annotated[
 ]
 Clean = Annotated[str | None, typer.Option(help="One case: the prompt on which the model does what is studied.")]
 Corrupted = Annotated[
-    str | None, typer.Option(help="The same prompt, as many tokens, changed so that it does not; for counterfactuals.")
+    str | None,
+    typer.Option(
+        help="The same prompt changed so that it does not; as many tokens, or (patching) one stretch of another length."
+    ),
 ]
 Answer = Annotated[str | None, typer.Option(help="What the model answers to the clean prompt: one token.")]
 Wrong = Annotated[str | None, typer.Option(help="What the answer is compared with: one token.")]

@@ -55,7 +55,7 @@ def verify(
             queued = atlas.enqueue("verify", request)
             return emit(queued, json, show_queued(atlas, queued))
         with extra("ingest", "`atlas verify`"):
-            from ingest.verify import verify as test
+            from ingest.verification import verify as test
         with progress_bar("Verifying", json) as report:
             loaded = causal.loaded(atlas, circuit, **where)
             result = test(atlas, request, **loaded, progress=report)

@@ -14,7 +14,7 @@ from ingest.causal.components import SITE, ComponentLaboratory, Part
 from ingest.causal.network import Progress
 from ingest.components.eap import edge_scores
 from ingest.components.network import Place, run
-from ingest.verify import baseline, path_edges, strongest_nodes
+from ingest.verification import baseline, path_edges, strongest_nodes
 
 
 def battery(circuit: Circuit, laboratory: ComponentLaboratory, request: VerifyRequest) -> list[InterventionRequest]:

@@ -92,7 +92,7 @@ def _intervene(atlas: Atlas, claim: Claim, models: LoadedModels, report: Progres
 
 
 def _verify(atlas: Atlas, claim: Claim, models: LoadedModels, report: Progress) -> dict[str, Any]:
-    from ingest.verify import verify
+    from ingest.verification import verify
 
     request = VerifyRequest.model_validate(claim.arguments)
     known = _measured(atlas, request.circuit, "verification", claim)

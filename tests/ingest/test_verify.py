@@ -22,7 +22,7 @@ from ingest.organism import model_path, transcoders_path
 from ingest.trace import question, trace, trace_circuit
 from ingest.trace.targets import recorded_targets
 from ingest.transcoders import load_transcoders
-from ingest.verify import verify
+from ingest.verification import verify
 from tests.ingest.by_hand import random_set
 from tests.ingest.trace.conftest import write_model
 
@@ -90,7 +90,7 @@ def test_a_verification_scores_a_circuit_and_its_model_is_found_by_its_record(at
 
 
 def test_a_killed_verification_goes_on_and_a_finished_one_is_returned(atlas, traced, shipped, monkeypatch):
-    monkeypatch.setattr("ingest.verify.GROUP", 3)
+    monkeypatch.setattr("ingest.verification.GROUP", 3)
     request = VerifyRequest(circuit=traced.id, **SMALL)
 
     def kill(done, total, what):
