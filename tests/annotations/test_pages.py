@@ -122,7 +122,7 @@ def test_who_lost_the_role_after_the_page_opened_is_told_so_in_one_sentence(
     opened = page("circuit", circuit=circuit.id)
     opened.text_area[0].set_value("too late")
     atlas.change_person("person1", role="reader")
-    opened.button[-1].click().run()
+    next(button for button in opened.button if button.label == "Add").click().run()
     assert not opened.exception
     assert "This needs the role editor, and &#x27;person1&#x27; has the role reader." in shown(opened)
     assert atlas.annotations(history=True) == []
@@ -132,7 +132,7 @@ def test_the_author_is_who_is_signed_in(atlas: Atlas, circuit: Circuit, as_perso
     as_person("editor")
     opened = page("circuit", circuit=circuit.id)
     opened.text_area[0].set_value("by me")
-    opened.button[-1].click().run()
+    next(button for button in opened.button if button.label == "Add").click().run()
     assert [(row.text, row.author) for row in atlas.annotations()] == [("by me", "person1")]
     assert "by me" in shown(opened)
 

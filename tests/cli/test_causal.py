@@ -377,7 +377,7 @@ def kept(shared_home) -> dict[str, str]:
     pair = PromptPair(
         clean="The opposite of hot is", corrupted="The opposite of big is", answer=" cold", wrong=" small"
     )
-    absent = make_circuit("a b", (1.0, 1.0, 1.0))
+    absent = make_circuit("far away", (1.0, 1.0, 1.0))
     elsewhere = absent.record.model.model_copy(update={"name": "gpt-9", "weights_hash": "0" * 64})
     with Atlas.open(shared_home) as atlas:
         return {

@@ -126,7 +126,7 @@ def test_every_edge_is_shown_with_parts_that_sum_to_it_stored_or_computed(comman
         assert sum(part["weight"] for part in found["parts"]) == pytest.approx(found["weight"], rel=1e-4, abs=1e-7)
         text = command("show", made, "--edge", f"{source} -> {target}").out
         assert text.startswith(f"{source} -> {target}: weight ")
-        assert len(text.splitlines()) == 2 + len(found["parts"])
+        assert len(text.splitlines()) == 3 + len(found["parts"])  # the edge, its mark, the table
 
 
 def test_a_model_of_the_name_with_other_weights_opens_no_edge(command, shared_home, tmp_path):
