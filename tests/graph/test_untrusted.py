@@ -129,7 +129,8 @@ def test_values_come_as_json_has_them(filled):
 
     token, edge, path, nan, inf, date, duration, given, nothing = answer.rows[0]
     assert token == "a"
-    assert edge == {"type": "ATTRIBUTES", "properties": {"weight": 0.5, "share": 0.5, "slot": "direct"}}
+    properties = {"weight": 0.5, "share": 0.5, "slot": "direct", "evidence": "untested"}
+    assert edge == {"type": "ATTRIBUTES", "properties": properties}
     assert [node["labels"] for node in path["nodes"]] == [["Node"], ["Node"]]
     assert (path["relationships"][0]["start"], path["relationships"][0]["end"]) == (0, 1)
     assert (nan, inf, date, duration, nothing) == (None, None, "2026-01-02", "P1DT2H", None)
