@@ -4,8 +4,9 @@
 
 Starts a real Postgres, a real Neo4j and `atlas serve --no-ui`, imports the real graphs (ATLAS_SAMPLE_GRAPHS), queues prompts of the
 shipped model all the while for the workers, and lets every user search, follow paths, open circuits, annotate and read over
-HTTP with a token of their own, with a pause of `--pause` seconds on average between two questions. Memory is the resident set
-of each kind of process (Neo4j's heap is fixed at its start). Everything runs on this one machine, the users too.
+HTTP with a token of their own, with a pause of `--pause` seconds on average between two questions. Memory is the proportional set
+(Linux; pages that several processes share counted once) of each kind of process (Neo4j's heap is fixed at its start). Everything runs on
+this one machine, the users too.
 Prints tables and stores benchmarks/results/users.json.
 """
 
@@ -122,7 +123,7 @@ def memory(processes: dict[str, list[psutil.Process]]) -> dict[str, float]:
         for parent in parents:
             try:
                 for process in [parent, *parent.children(recursive=True)]:
-                    total += process.memory_info().rss
+                    total += process.memory_full_info().pss
             except psutil.NoSuchProcess:
                 continue
         found[kind] = total / 2**20
