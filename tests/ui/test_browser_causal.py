@@ -123,6 +123,8 @@ def test_an_intervention_on_the_chosen_node_is_queued_and_followed(page, atlas: 
     canvas = open_circuit(page, circuit, node=circuit.keys[1])
     expect(canvas).to_have_attribute("data-click", circuit.keys[1])
     page.get_by_text("Intervene: change it in the real model, and look").click()
+    # a click during a run of the page would be lost
+    expect(page.locator("[data-testid=stApp]")).to_have_attribute("data-test-script-state", "notRunning")
     page.get_by_role("button", name="Queue the intervention").click()
     expect(page.locator("[data-job][data-state=queued]")).to_be_visible()
     (job,) = atlas.jobs("queued")
