@@ -10,8 +10,8 @@ Without arguments the shipped model and its sample prompts. `--random smollm2-13
 random ReLU transcoders (2048 features per layer, their biases set so that about 16 are active per layer and token), to
 compare with other tools at a real size without a download. Loading is not counted; peak memory is the largest resident set of
 the whole process. `--reference PYTHON`: an interpreter with circuit-tracer 0.5.0; both engines trace the same files, each in a process
-of its own, one after the other, memory above what model and set take, and ours is compared edge by edge. `--flops`: multiply-adds of our
-backward pass as a multiple of the least that the exact linear map needs. `--scaling`: sizes doubled one at a time. `--dtypes`: bfloat16 and
+of its own, one after the other, memory above what model and set take, and ours is compared edge by edge. `--flops`: our multiply-adds
+as a multiple of the least that carrying every target down the exact linear map needs. `--scaling`: sizes doubled one at a time. `--dtypes`: bfloat16 and
 float16 against float32. Prints tables and stores benchmarks/results/trace.json (trace-reference.json, trace-flops.json,
 trace-scaling.json, trace-dtypes.json).
 """
@@ -120,7 +120,7 @@ def table(rows: dict[str, dict[str, float]], setting: dict[str, Any]) -> Table:
 
 
 def flops_table(rows: dict[str, trace_flops.Count]) -> Table:
-    made = Table(title="Multiply-adds of the backward pass")
+    made = Table(title="Multiply-adds, and the least for carrying every target down")
     for head in ("prompt", "ours", "least", "multiple"):
         made.add_column(head, justify="left" if head == "prompt" else "right")
     for text, row in rows.items():

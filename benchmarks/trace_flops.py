@@ -1,6 +1,7 @@
 """Multiply-adds of the backward pass, and the least that carrying every target down the exact linear map needs.
 
-Spent: torch's counter, which knows the shapes of every matrix product that ran in `Backward.rows`. Least: for each target on its own
+Spent: torch's counter, which knows the shapes of every matrix product that ran in `Backward.rows` and, where the two meet in the
+middle (`ingest.trace.carried`), in `Upward.to`; so the multiple can be below 1. Least: for each target on its own
 way, no products with zeros: attention only of layers below it, only at positions up to its own, one query position at the
 first attention it meets and pairs of key <= query after that; a skip connection wherever a gradient is; then one
 product of width d for every source that it can have. Products element by element (norms' scales) are in neither.
@@ -8,6 +9,7 @@ product of width d for every source that it can have. Products element by elemen
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from unittest.mock import patch
 
@@ -17,7 +19,15 @@ from torch.utils.flop_counter import FlopCounterMode
 from ingest.models import Model
 from ingest.trace.attribute import attribute, prepare
 from ingest.trace.backward import Backward
+from ingest.trace.carried import Upward
 from ingest.transcoders import TranscoderSet
+
+# the product of oneDNN that ingest.models.products calls, which the counter does not know: shapes (..., n) and (m, n)
+ONEDNN = {
+    getattr(torch.ops.mkldnn, name): lambda x, w, *_, **__: 2 * math.prod(x) * w[0]
+    for name in ("_linear_pointwise",)
+    if hasattr(torch.ops.mkldnn, name)
+}
 
 
 @dataclass
@@ -79,16 +89,19 @@ def count(model: Model, parts: TranscoderSet, ids: list[int]) -> Count:
 
 
 def spent(model: Model, parts: TranscoderSet, ids: list[int]) -> int:
-    """Multiply-adds in `Backward.rows` during one trace."""
-    total, original = 0, Backward.rows
+    """Multiply-adds in `Backward.rows` and `Upward.to` during one trace."""
+    total = 0
 
-    def counted(*args, **kwargs):
-        nonlocal total
-        with FlopCounterMode(display=False) as counter:
-            found = original(*args, **kwargs)
-        total += counter.get_total_flops() // 2
-        return found
+    def counted(original):
+        def run(*args, **kwargs):
+            nonlocal total
+            with FlopCounterMode(display=False, custom_mapping=ONEDNN) as counter:
+                found = original(*args, **kwargs)
+            total += counter.get_total_flops() // 2
+            return found
 
-    with patch.object(Backward, "rows", counted):
+        return run
+
+    with patch.object(Backward, "rows", counted(Backward.rows)), patch.object(Upward, "to", counted(Upward.to)):
         attribute(model, parts, ids)
     return total

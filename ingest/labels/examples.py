@@ -173,7 +173,7 @@ def promoted_tokens(
             # a cross-layer feature speaks to the logits from every layer it writes at
             decoder = transcoders.layers[layer].decoder_rows(torch.tensor(indices, device=model.device))
             direct = sum(
-                decoder[:, above] @ frozen.output_back(layer + above, rows[:, None, :])[:, 0].T.to(decoder.dtype)
+                decoder[:, above] @ frozen.output_back(layer + above, rows, 0).T.to(decoder.dtype)
                 for above in range(decoder.shape[1])
             )
             parts.setdefault(layer, []).append(direct.float().cpu().numpy())  # type: ignore[union-attr]

@@ -54,8 +54,9 @@ class Frozen(ABC):
         """
 
     @abstractmethod
-    def output_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
-        """(B, p, d) gradient after the MLP's addition -> gradient at the output hook."""
+    def output_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
+        """(B, d) or (B, p, d) gradient after the MLP's addition at `positions` -> gradient at the output hook; and, because the map
+        is diagonal, a vector at the output hook -> what is added to the stream."""
 
     @abstractmethod
     def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
@@ -71,9 +72,9 @@ class Frozen(ABC):
 
     @abstractmethod
     def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
-        """(B, p, d) gradient after the layer's attention -> gradient at the layer's beginning, both paths summed."""
+        """(B, p, d) gradient after the layer's attention -> what reaches the layer's beginning through it."""
 
-    # -- the same maps forwards, for following a source through the attention heads. n key/value heads of size h, each
+    # -- the same maps forwards, for following a source. n key/value heads of size h, each
     # -- read by g query heads; query head number = (key/value head) * g + place in its group
 
     @abstractmethod
@@ -82,19 +83,19 @@ class Frozen(ABC):
 
     @abstractmethod
     def attention_values(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
-        """(B, P, d) at the layer's beginning -> (B, P, n, h)."""
+        """(B, p, d) at the layer's beginning, anywhere -> (B, p, n, h)."""
 
     @abstractmethod
-    def attention_write(self, layer: int, values: torch.Tensor) -> torch.Tensor:
-        """(B, P, n, h) -> (B, P, d) what all heads add to the stream."""
+    def attention_write(self, layer: int, values: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """(B, P - first, n, h) at positions from `first` on -> (B, P - first, d) what all heads add to the stream there."""
 
     @abstractmethod
     def head_gradients(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         """(T, d) gradient after the layer's attention -> (T, n, g, h) at what each head has gathered."""
 
     @abstractmethod
-    def skip_forward(self, layer: int, stream: torch.Tensor, w_skip: torch.Tensor) -> torch.Tensor:
-        """(B, P, d) stream before the MLP -> (B, P, d) what a transcoder's skip connection adds to the stream."""
+    def skip_forward(self, layer: int, stream: torch.Tensor, w_skip: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """(B, P - first, d) stream before the MLP -> as many: what a transcoder's skip connection adds to the stream."""
 
 
 @dataclass

@@ -15,8 +15,10 @@ import torch
 from torch import nn
 
 from ingest.models.base import Frozen, Model
+from ingest.models.products import product, products
 
 Seen = dict[tuple[str, int], torch.Tensor]
+POSITIONS = 64  # at a time, of queries or of keys; what lies on the other side of all of them is left out
 
 
 def _moved(tensor: torch.Tensor | None, device: torch.device) -> torch.Tensor | None:
@@ -267,9 +269,9 @@ class FrozenDecoder(Frozen):
         rows = head[token_ids.to(head.device)].float() - head.float().mean(dim=0)
         return rows.to(token_ids.device)
 
-    def output_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
+    def output_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
         scale = self.output_scales[layer]
-        return grad if scale is None else grad * scale[: grad.shape[1]]
+        return grad if scale is None else grad * scale[positions]
 
     def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
         if self.input_hook == "hook_resid_mid":
@@ -285,36 +287,50 @@ class FrozenDecoder(Frozen):
     def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         rows, p, width = grad.shape
         kv_heads, group = self.patterns[layer].shape[:2]
-        flat = grad.reshape(-1, width)
-        heads = (flat @ self.heads[layer]).view(rows, p, kv_heads, group, -1)
-        values = torch.einsum("bqngh,ngqk->bknh", heads, self.patterns[layer][:, :, :p, :p])
-        return torch.addmm(flat, values.reshape(rows * p, -1), self.values[layer]).view(rows, p, width)
+        # a key-value head's queries and group as one dimension, outermost: what comes after a key is then one slice
+        pattern = self.patterns[layer][:, :, :p, :p].transpose(1, 2).flatten(1, 2)  # (n, queries * g, keys)
+        heads = product(grad.reshape(-1, width), self.heads[layer]).view(rows, p, kv_heads, group, -1)
+        heads = heads.permute(2, 1, 3, 0, 4).reshape(kv_heads, p * group, -1)  # (n, queries * g, rows * h)
+        values = grad.new_empty(
+            rows, p, *self.values[layer].unflatten(0, (kv_heads, -1)).shape[:2]
+        )  # (rows, keys, n, h)
+        for first in range(0, p, POSITIONS):
+            keys, after = slice(first, min(first + POSITIONS, p)), slice(first * group, None)
+            for head, gathered in enumerate(products(pattern[:, after, keys].transpose(1, 2), heads[:, after])):
+                values[:, keys, head] = gathered.unflatten(1, (rows, -1)).transpose(0, 1)
+        return product(values.flatten(2), self.values[layer])
 
     def pattern(self, layer: int) -> torch.Tensor:
         return self.patterns[layer]
 
     def attention_values(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         kv_heads = self.patterns[layer].shape[0]
-        return (stream @ self.values[layer].T).unflatten(-1, (kv_heads, -1))
+        return product(stream, self.values[layer].T).unflatten(-1, (kv_heads, -1))
 
-    def attention_write(self, layer: int, values: torch.Tensor) -> torch.Tensor:
-        gathered = torch.einsum("ngqk,bknh->bqngh", self.patterns[layer], values)
-        return gathered.flatten(2) @ self.heads[layer].T
+    def attention_write(self, layer: int, values: torch.Tensor, first: int = 0) -> torch.Tensor:
+        rows, p, kv_heads, size = values.shape
+        pattern = self.patterns[layer][:, :, first:, first:].transpose(1, 2)  # (n, queries, g, keys)
+        group = pattern.shape[2]
+        values = values.permute(2, 1, 0, 3).reshape(kv_heads, p, -1)  # (n, keys, rows * h)
+        gathered = values.new_empty(rows, p, kv_heads, group, size)
+        for start in range(0, p, POSITIONS):
+            queries, before = slice(start, min(start + POSITIONS, p)), slice(0, min(start + POSITIONS, p))
+            for head, read in enumerate(products(pattern[:, queries, :, before].flatten(1, 2), values[:, before])):
+                gathered[:, queries, head] = read.view(-1, group, rows, size).permute(2, 0, 1, 3)
+        return product(gathered.flatten(2), self.heads[layer].T)
 
     def head_gradients(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         kv_heads, group = self.patterns[layer].shape[:2]
         return (grad @ self.heads[layer]).view(len(grad), kv_heads, group, -1)
 
-    def skip_forward(self, layer: int, stream: torch.Tensor, w_skip: torch.Tensor) -> torch.Tensor:
+    def skip_forward(self, layer: int, stream: torch.Tensor, w_skip: torch.Tensor, first: int = 0) -> torch.Tensor:
         norm = self.blocks[layer].mlp_norm
         read = stream
         if self.input_hook != "hook_resid_mid":
-            read = norm.centre(stream) * self.input_scales[layer]
+            read = norm.centre(stream) * self.input_scales[layer][first:]
         if self.input_hook == "mlp.hook_in":
             read = read * norm.weight
-        written = read @ w_skip.T
-        scale = self.output_scales[layer]
-        return written if scale is None else written * scale
+        return self.output_back(layer, product(read, w_skip.T), slice(first, None))
 
 
 def _at_input_hook(seen: Seen, layer: int, norm: Norm, input_hook: str) -> torch.Tensor:

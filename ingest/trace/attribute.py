@@ -8,7 +8,8 @@ Method: Ameisen et al. 2025, *Circuit Tracing: Revealing Computational Graphs in
    at its own layer and at those above; its effect on a target is the sum over them.
 3. The gradient of each target (a feature's pre-activation, a centred logit) is carried down through the frozen linear
    maps. At each layer and position one matrix product gives the effects of all sources there.
-4. The effects are collected as sparse rows.
+4. Where it is less work, sources of the lowest layers are carried up instead (`ingest.trace.carried`).
+5. The effects are collected as sparse rows.
 
 Rows of a batch share a position, so that only positions up to it are carried, and are sorted by layer from the top, so
 that each takes part only below its own layer.
@@ -27,6 +28,7 @@ from scipy import sparse
 from atlas.errors import InputRejected, ModelRejected
 from ingest.models.base import Frozen, Model
 from ingest.trace.backward import Backward
+from ingest.trace.carried import Upward, best_layer
 from ingest.trace.graph import FullGraph, NodeOrder, target_weights
 from ingest.trace.rows import Batches, Kept, Progress
 from ingest.trace.sources import Sources, find_sources
@@ -36,6 +38,7 @@ from ingest.transcoders.set import TranscoderSet
 LOG = logging.getLogger(__name__)
 Warn = Callable[[str], None]
 ENOUGH_POSITIONS = 8  # for the mean over them to be no explanation in itself
+CARRIED_BYTES = 32 * 2**20, 512 * 2**20  # of sources on their way up: the least that is allowed, and the most
 ROUNDS = 8  # in which the features of a cap are chosen, each from what is known by then
 
 
@@ -83,6 +86,7 @@ def attribute_prepared(
     that is all that pruning and scores need (`FullGraph.input_totals` has the rest).
     """
     ready.check(max_features, warn)
+    ready.meet(max_features)
     order = ready.order
     ends = np.arange(order.n_sources, order.size)
     kept, chosen = Kept(order, ready.inputs_at_most()), np.zeros(order.n_features, bool)
@@ -200,6 +204,30 @@ class Prepared:
         counts[straight] = (lower + there[layer, position])[straight]
         counts[order.n_features : order.n_sources] = 0
         return counts if nodes is None else np.where(nodes, counts, 0)
+
+    def meet(self, max_features: int | None = None) -> None:
+        """Carry sources of the lowest layers up, if that saves work for as many targets. Does nothing the second time."""
+        order, frozen, engine = self.order, self.frozen, self.engine
+        if engine.carried is not None or not order.n_features:
+            return
+        layer, position = self.places()
+        features, ends = (
+            np.zeros((order.n_layers + 1, order.n_positions)),
+            np.zeros((order.n_layers + 1, order.n_positions)),
+        )
+        np.add.at(features, (layer[order.features], position[order.features]), 1)
+        np.add.at(ends, (layer[order.logits], position[order.logits]), 1)
+        share = 1.0 if max_features is None else min(1.0, max_features / order.n_features)
+        sources = np.ones_like(features)  # a token, and below an error at each layer
+        sources[1:] += features[:-1]
+        kv_heads, group = frozen.pattern(0).shape[:2]
+        head = frozen.attention_values(0, frozen.final[None, :1]).shape[-1]
+        attention = kv_heads * head * (engine.width * (group + 1) + group * order.n_positions / 2)
+        edges = self.inputs_at_most().sum()
+        most = min(max(CARRIED_BYTES[0], 3 * edges), CARRIED_BYTES[1])  # beside what the edges take anyway
+        best = best_layer(share * features + ends, sources, engine.width, attention, most)
+        if best:
+            engine.carried = Upward(frozen, self.transcoders, self.sources, order).to(best)
 
     @property
     def target_weights(self) -> np.ndarray:

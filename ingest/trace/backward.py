@@ -6,6 +6,8 @@ import numpy as np
 import torch
 
 from ingest.models.base import Frozen
+from ingest.models.products import product, round_up
+from ingest.trace.carried import Carried
 from ingest.trace.graph import NodeOrder
 from ingest.trace.sources import Sources
 from ingest.trace.targets import Targets
@@ -22,12 +24,14 @@ class Backward:
         sources: Sources,
         order: NodeOrder,
         targets: Targets,
+        carried: Carried | None = None,
     ) -> None:
         self.frozen = frozen
         self.transcoders = transcoders
         self.sources = sources
         self.order = order
         self.targets = targets
+        self.carried = carried
         self.device, self.dtype, self.width = targets.vectors.device, targets.vectors.dtype, targets.vectors.shape[1]
 
     def heights(self, layers: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -36,7 +40,8 @@ class Backward:
         return layers + 0.5 * (rows < self.order.n_features)
 
     def rows(self, layers: np.ndarray, rows: np.ndarray, position: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Effects on targets that share a position, sorted by `heights` from the top.
+        """Effects on targets that share a position and a side of the layer up to which sources were carried, sorted by `heights` from
+        the top.
 
         layers, rows: (B,) as in `heights`. Returns (B, n_sources) effects and (B,) effects of constants, float32.
         """
@@ -45,15 +50,20 @@ class Backward:
         constants = torch.zeros(len(rows), device=self.device)
         grad = torch.zeros(len(rows), p, self.width, device=self.device, dtype=self.dtype)
         live = 0  # rows whose target lies above the current place
-        for layer in range(int(np.ceil(self.heights(layers, rows).max(initial=0))), -1, -1):
+        meeting = self.carried if self.carried and min(layers, default=0) >= self.carried.layer else None
+        floor = meeting.layer if meeting else 0
+        for layer in range(int(np.ceil(self.heights(layers, rows).max(initial=0))), floor - 1, -1):
             above = int(((layers == layer) & (rows >= self.order.n_sources)).sum())
             if above:
                 picked = torch.from_numpy(rows[live : live + above] - self.order.n_sources).to(self.device)
                 grad[live : live + above, position] = self.targets.vectors[picked]
                 live += above
-            if layer == 0:
+            if layer == floor:
                 break
             live = self._down(layer - 1, layers, rows, position, live, grad, effects, constants)
+        if meeting:
+            meeting.collect(grad, effects, constants)
+            return effects, constants
         effects[:, self.order.tokens][:, :p] = torch.einsum("bpd,pd->bp", grad, self.frozen.token_vectors[:p]).float()
         if self.frozen.position_vectors is not None:
             constants += torch.einsum("bpd,pd->b", grad, self.frozen.position_vectors[:p]).float()
@@ -73,7 +83,7 @@ class Backward:
         """Through one layer, whose features' rows begin on the way; returns how many rows are live then."""
         skipped = self._from_mlp(layer, grad[:live], effects[:live], constants[:live]) if live else None
         if self.frozen.parallel and live:  # attention does not lie between a layer's features and the stream
-            self._through_attention(layer, grad[:live], constants[:live])
+            self._through_attention(layer, grad[: round_up(live)], constants[: round_up(live)])
         if skipped is not None:
             grad[:live] += skipped
         born = int(((layers == layer) & (rows < self.order.n_features)).sum())
@@ -86,7 +96,7 @@ class Backward:
                 constants[live : live + born] += (encoder @ read).float()
             live += born
         if not self.frozen.parallel and live:
-            self._through_attention(layer, grad[:live], constants[:live])
+            self._through_attention(layer, grad[: round_up(live)], constants[: round_up(live)])
         return live
 
     def _through_attention(self, layer: int, grad: torch.Tensor, constants: torch.Tensor) -> None:
@@ -99,13 +109,13 @@ class Backward:
                 if everywhere
                 else torch.einsum("bpd,pd->b", grad, constant[: grad.shape[1]])
             ).float()
-        grad[:] = self.frozen.attention_back(layer, grad)
+        grad += self.frozen.attention_back(layer, grad)
 
     def _from_mlp(
         self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor
     ) -> torch.Tensor | None:
         """Collect what is written at the layer's output hook; returns the gradient through a skip connection, if any."""
-        at_output = self.frozen.output_back(layer, grad)
+        at_output = self.frozen.output_back(layer, grad, slice(grad.shape[1]))
         for p in range(grad.shape[1]):
             writes = self.sources.writes[layer][p]
             found = (at_output[:, p] @ writes.vectors).float()
@@ -115,7 +125,7 @@ class Backward:
         skip = self.transcoders.layers[layer].w_skip
         if skip is None:
             return None
-        at_input = at_output @ skip
+        at_input = product(at_output, skip)
         read = self.frozen.input_constant(layer)
         if read is not None:
             constants += (at_input.sum(dim=1) @ read).float()

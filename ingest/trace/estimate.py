@@ -41,12 +41,12 @@ def estimate_trace(
     """
     began = time.monotonic()
     ready = prepare(model, transcoders, token_ids, targets, None, max_logits, logit_mass)
+    ready.meet(max_features)
     setup = time.monotonic() - began
     order = ready.order
     layer, position = ready.places()
     rows = np.concatenate([np.arange(order.n_features), np.arange(order.n_sources, order.size)])
-    # a row costs a matrix product per layer below it and position up to its own
-    cost = (layer[rows] + 1.0) * (position[rows] + 1.0)
+    cost = _cost(ready, layer[rows], position[rows])
     kept = 1.0 if max_features is None else min(1.0, max_features / max(order.n_features, 1))
     by_position = [rows[position[rows] == p] for p in np.unique(position[rows])]
     picks: list[int] = np.unique(np.linspace(0, max(len(by_position) - 1, 0), SAMPLES).astype(int)).tolist()
@@ -58,7 +58,7 @@ def estimate_trace(
         start = time.monotonic()
         ready.engine.rows(layer[there], there, int(position[there[0]]))
         spent += time.monotonic() - start
-        done += float(((layer[there] + 1.0) * (position[there] + 1.0)).sum())
+        done += float(_cost(ready, layer[there], position[there]).sum())
     streamed = must_stream(
         ready, max_features=max_features, node_threshold=node_threshold, stream=stream, keep_full=keep_full
     )
@@ -77,6 +77,13 @@ def estimate_trace(
         largest_layers=np.bincount(ready.sources.features[:, 0].numpy(), minlength=order.n_layers).tolist(),
         streamed=streamed,
     )
+
+
+def _cost(ready: Prepared, layer: np.ndarray, position: np.ndarray) -> np.ndarray:
+    """Of rows: the products with a layer's attention, one for each layer on the way down and position up to its own."""
+    met = ready.engine.carried.layer if ready.engine.carried else 0
+    cost: np.ndarray = (layer + 1.0 - met * (layer >= met)) * (position + 1.0)
+    return cost
 
 
 def _memory(ready: Prepared, edges: int, streamed: bool, capped: bool) -> int:

@@ -183,20 +183,14 @@ class EdgeSplitter:
             return {-1: (position, self.frozen.token_vectors[position])}
         if row >= order.n_features:
             layer, position = divmod(row - order.n_features, order.n_positions)
-            return {layer: (position, self._at_stream(layer, position, self.sources.errors[layer, position]))}
+            return {layer: (position, self.frozen.output_back(layer, self.sources.errors[layer, position], position))}
         layer, position, feature = (int(value) for value in self.sources.features[row])
         decoder = self.transcoders.layers[layer].decoder_rows(torch.tensor([feature]))[0]
         scaled = decoder * self.sources.activations[row].to(decoder.dtype)
         return {
-            layer + above: (position, self._at_stream(layer + above, position, vector))
+            layer + above: (position, self.frozen.output_back(layer + above, vector, position))
             for above, vector in enumerate(scaled)
         }
-
-    def _at_stream(self, layer: int, position: int, vector: torch.Tensor) -> torch.Tensor:
-        """From the output hook to the stream; a diagonal map, so the way back is the way there."""
-        back = torch.zeros(1, position + 1, len(vector), dtype=vector.dtype, device=vector.device)
-        back[0, position] = vector
-        return self.frozen.output_back(layer, back)[0, position]
 
     def row(self, circuit: Circuit, node: int) -> int:
         """The row here of a circuit's node. Raises NotFound for a node that this prompt does not have."""

@@ -9,12 +9,14 @@ import torch
 from scipy import sparse
 
 from atlas.errors import ModelRejected
+from ingest.models.products import round_up
 from ingest.trace.backward import Backward
 from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 
 Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 Batch = tuple[np.ndarray, torch.Tensor, torch.Tensor]  # (B,) node rows, (B, n_sources) effects, (B,) those of constants
-CACHE_BYTES = 64 * 2**20
+CACHE_BYTES = 16 * 2**20  # of one core
+MAPPED_BYTES = 16 * 2**20  # well below the size from which glibc gives every tensor back to the system when it is freed
 
 
 class Batches:
@@ -41,39 +43,44 @@ class Batches:
 
         When memory runs out, the batch is halved, from then on; what was given out already is not computed again.
         """
+        met = self.layer[rows] >= (self.engine.carried.layer if self.engine.carried else 0)
         for position in np.unique(self.position[rows]).tolist():
-            there = rows[self.position[rows] == position]
-            there = there[np.argsort(-self.engine.heights(self.layer[there], there), kind="stable")]
-            start = 0
-            while start < len(there):
-                batch = there[start : start + self._size(position, len(there) - start)]
-                try:
-                    computed = self.engine.rows(self.layer[batch], batch, position)
-                except (MemoryError, RuntimeError) as error:  # torch's own are RuntimeErrors
-                    if not _out_of_memory(error):
-                        raise
-                    if len(batch) == 1:
-                        raise ModelRejected(
-                            "There is not enough memory to trace a single target.",
-                            "Use a shorter prompt or another device.",
-                        ) from error
-                    computed = None  # the exception holds the failed batch's tensors until this block ends
-                if computed is None:
-                    self.limit = len(batch) // 2
-                    if self.engine.device.type == "cuda":
-                        torch.cuda.empty_cache()
-                    continue
-                yield batch, *computed
-                start += len(batch)
-                self.done += len(batch)
-                if self.progress:
-                    self.progress(self.done, max(self.total, self.done), "targets")
+            for side in (met, ~met):
+                there = rows[side & (self.position[rows] == position)]
+                yield from self._together(there, position)
+
+    def _together(self, there: np.ndarray, position: int) -> Iterator[Batch]:
+        there = there[np.argsort(-self.engine.heights(self.layer[there], there), kind="stable")]
+        start = 0
+        while start < len(there):
+            batch = there[start : start + self._size(position, len(there) - start)]
+            try:
+                computed = self.engine.rows(self.layer[batch], batch, position)
+            except (MemoryError, RuntimeError) as error:  # torch's own are RuntimeErrors
+                if not _out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    raise ModelRejected(
+                        "There is not enough memory to trace a single target.",
+                        "Use a shorter prompt or another device.",
+                    ) from error
+                computed = None  # the exception holds the failed batch's tensors until this block ends
+            if computed is None:
+                self.limit = len(batch) // 2
+                if self.engine.device.type == "cuda":
+                    torch.cuda.empty_cache()
+                continue
+            yield batch, *computed
+            start += len(batch)
+            self.done += len(batch)
+            if self.progress:
+                self.progress(self.done, max(self.total, self.done), "targets")
 
     def _size(self, position: int, left: int) -> int:
         """Rows of the next batch. Every batch walks all layers and positions below it, so no small one is left for the end."""
         if self.limit:
             return self.limit
-        return -(-left // max(1, round(left / batch_rows(self.engine, position + 1))))
+        return round_up(-(-left // max(1, round(left / batch_rows(self.engine, position + 1)))))
 
 
 def _out_of_memory(error: Exception) -> bool:
@@ -82,14 +89,17 @@ def _out_of_memory(error: Exception) -> bool:
 
 
 def batch_rows(engine: Backward, positions: int | None = None) -> int:
-    """Rows whose gradients, their copies and effects fit a quarter of the free GPU memory, or a cache-friendly 64 MiB.
+    """Rows whose gradients, their copies and effects fit a quarter of the free GPU memory; on a CPU its caches, or, so that products
+    stay large with long prompts, up to 16 rows.
 
     positions: how many of the first ones are carried (None: all).
     """
     carried, bytes_each = positions or engine.order.n_positions, engine.targets.vectors.element_size()
-    per_row = 6 * carried * engine.width * bytes_each + 8 * engine.order.n_sources
-    free = torch.cuda.mem_get_info(engine.device)[0] // 4 if engine.device.type == "cuda" else CACHE_BYTES
-    return int(min(4096, max(8, free // per_row)))
+    gradient = carried * engine.width * bytes_each
+    per_row = 6 * gradient + 8 * engine.order.n_sources
+    if engine.device.type == "cuda":
+        return int(min(4096, max(8, torch.cuda.mem_get_info(engine.device)[0] // 4 // per_row)))
+    return int(min(4096, max(1, CACHE_BYTES // per_row, min(16, MAPPED_BYTES // gradient))))
 
 
 class _Region:

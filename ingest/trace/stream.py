@@ -47,6 +47,7 @@ def streamed(
     Raises ModelRejected when a row, or what is kept, does not fit into memory.
     """
     ready.check(None, warn)
+    ready.meet()
     order = ready.order
     rows = order.n_features + order.n_logits
     batches = Batches(ready.engine, ready.places(), batch_size, progress, rows + int(KEPT_ROWS * rows))

@@ -11,18 +11,23 @@ import pytest
 from benchmarks import trace_dtypes, trace_flops, trace_reference, trace_scaling
 from ingest.models import load_model
 from ingest.trace import attribute
+from ingest.trace.attribute import Prepared
 from ingest.transcoders import load_transcoders
 from tests.ingest.trace.test_reference import FAMILY_DATA, reference
 
 
 @pytest.mark.parametrize("pair", ["qwen2/plt_relu", "qwen3/plt_jumprelu_skip", "gpt2/plt_skip", "gpt_neox/plt_skip"])
-def test_the_least_has_one_product_for_every_edge_and_ours_is_less_than_twice_that(pair):
+def test_multiply_adds_are_beside_those_of_carrying_every_target_down(pair, monkeypatch):
     model = load_model(FAMILY_DATA / pair.split("/")[0] / "model", device="cpu")
     parts = load_transcoders(FAMILY_DATA / pair, model)
     ids = reference(f"{pair}/long")["input_ids"].tolist()
     counted = trace_flops.count(model, parts, ids)
     assert counted.edges == attribute(model, parts, ids).matrix.nnz
-    assert 1 <= counted.multiple < 2
+    monkeypatch.setattr(Prepared, "meet", lambda *_: None)
+    down = trace_flops.count(model, parts, ids)
+    assert down.least == counted.least
+    assert 1 <= down.multiple < 2
+    assert 0.5 < counted.multiple < down.multiple
 
 
 def test_half_precision_is_near_and_float32_is_itself():

@@ -1,0 +1,50 @@
+"""Products by either library, whatever lies how in memory."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ingest.models import products
+from ingest.models.products import STEP, product, round_up
+
+LAYOUTS = {
+    "plain": lambda n, m: torch.randn(n, m),
+    "turned": lambda n, m: torch.randn(m, n).T,
+    "first rows": lambda n, m: torch.randn(n + 3, m)[:n],
+    "first columns": lambda n, m: torch.randn(n, m + 3)[:, :m],
+    "turned, with gaps": lambda n, m: torch.randn(m, n + 3)[:, :n].T,
+    "every other": lambda n, m: torch.randn(2 * n, m)[::2],
+}
+sizes = st.integers(1, 70)
+
+
+@settings(max_examples=60, deadline=None)
+@given(sizes, sizes, sizes, st.sampled_from(sorted(LAYOUTS)), st.sampled_from(sorted(LAYOUTS)), st.booleans())
+def test_every_layout_gives_the_product(rows, inner, columns, left, right, large):
+    x, weight = LAYOUTS[left](rows, inner), LAYOUTS[right](inner, columns)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "WORTH_IT", 0 if large else 2**40)
+        found = product(x, weight)
+    expected = x.double() @ weight.double()
+    assert found.shape == expected.shape
+    torch.testing.assert_close(found.double(), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_more_dimensions_and_other_dtypes():
+    x, weight = torch.randn(40, 30, 100), torch.randn(100, 90)
+    assert x.numel() * 90 >= products.WORTH_IT
+    torch.testing.assert_close(product(x, weight), x @ weight, rtol=1e-4, atol=1e-4)
+    half = product(x.bfloat16(), weight.bfloat16())
+    assert half.dtype == torch.bfloat16
+    torch.testing.assert_close(half, x.bfloat16() @ weight.bfloat16())
+
+
+@given(st.integers(0, 1000))
+def test_rounding_up_wastes_at_most_a_third_and_leaves_few_sizes(rows):
+    up = round_up(rows)
+    assert rows <= up < rows + STEP
+    assert up == rows or up % STEP == 0
+    assert up - rows <= rows / 3

@@ -1,0 +1,90 @@
+"""Meeting in the middle gives what carrying every gradient all the way gives, wherever the two meet."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+
+from benchmarks.oracle.families import SETS
+from ingest.models import load_model
+from ingest.trace import attribute
+from ingest.trace.attribute import Prepared, prepare
+from ingest.trace.carried import Upward, best_layer
+from ingest.transcoders import load_transcoders
+from tests.ingest.trace.test_reference import FAMILY_DATA, reference
+
+PAIRS = sorted(SETS)
+
+
+@pytest.fixture(scope="module", params=PAIRS)
+def case(request):
+    model = load_model(FAMILY_DATA / request.param.split("/")[0] / "model", device="cpu")
+    parts = load_transcoders(FAMILY_DATA / request.param, model)
+    return model, parts, reference(f"{request.param}/long")["input_ids"].tolist()
+
+
+def test_carried_sources_and_constants_make_up_the_stream(case):
+    model, parts, ids = case
+    ready = prepare(model, parts, ids, None, None, 10, 0.95)
+    upward = Upward(ready.frozen, parts, ready.sources, ready.order)
+    for layer in range(1, model.n_layers + 1):
+        carried = upward.to(layer)
+        stream = carried.constant.clone()
+        for position, become in enumerate(carried.vectors):
+            stream[position:] += become.sum(dim=-1)
+        real = ready.frozen.stream_after(layer - 1)
+        torch.testing.assert_close(stream, real, rtol=1e-4, atol=1e-5 * float(real.abs().max()))
+
+
+def test_every_meeting_layer_gives_the_same_graph(case, monkeypatch):
+    model, parts, ids = case
+    monkeypatch.setattr(sys.modules["ingest.trace.attribute"], "best_layer", lambda *_: 0)
+    whole = attribute(model, parts, ids)
+    scale = abs(whole.matrix).max()
+    for layer in range(1, model.n_layers + 1):
+        monkeypatch.setattr(sys.modules["ingest.trace.attribute"], "best_layer", lambda *_, layer=layer: layer)
+        met = attribute(model, parts, ids)
+        assert np.array_equal(met.features, whole.features)
+        assert np.linalg.norm((met.matrix - whole.matrix).data) <= 5e-6 * np.linalg.norm(whole.matrix.data)
+        assert set(zip(*met.matrix.nonzero(), strict=True)) == set(zip(*whole.matrix.nonzero(), strict=True))
+        np.testing.assert_allclose(met.constants, whole.constants, atol=1e-5 * max(scale, 1))
+
+
+def test_a_capped_trace_meets_too(case, monkeypatch):
+    model, parts, ids = case
+    cap = 20
+    monkeypatch.setattr(sys.modules["ingest.trace.attribute"], "best_layer", lambda *_: 1)
+    met = attribute(model, parts, ids, max_features=cap)
+    monkeypatch.setattr(Prepared, "meet", lambda *_: None)
+    whole = attribute(model, parts, ids, max_features=cap)
+    assert np.array_equal(met.computed, whole.computed)
+    assert np.linalg.norm((met.matrix - whole.matrix).data) <= 5e-6 * np.linalg.norm(whole.matrix.data)
+
+
+def counts(layers: int, positions: int, each: float) -> tuple[np.ndarray, np.ndarray]:
+    targets = np.full((layers + 1, positions), each)
+    targets[-1] = 0
+    sources = np.full((layers + 1, positions), each + 1)
+    sources[0] = 1
+    return targets, sources
+
+
+def test_the_best_layer_is_a_third_of_them_for_short_prompts_and_low_for_long_ones():
+    width, attention = 576, 442_000.0
+    best = {p: best_layer(*counts(30, p, 16), width, attention, np.inf) for p in (4, 11, 32, 64, 256)}
+    assert 9 <= best[11] <= 11
+    assert best[4] >= best[11] >= best[32] >= best[64] >= best[256]
+    assert best[256] <= 2
+
+
+def test_little_memory_or_few_targets_keep_it_low():
+    width, attention = 576, 442_000.0
+    targets, sources = counts(30, 11, 16)
+    assert best_layer(targets, sources, width, attention, 0) == 0
+    held = [best_layer(targets, sources, width, attention, most) for most in (2**22, 2**23, 2**24, 2**25)]
+    assert held == sorted(held)
+    assert 0 < held[0] < held[-1]
+    assert best_layer(targets / 1000, sources, width, attention, np.inf) == 0
