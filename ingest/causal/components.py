@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 
 from atlas.causal_records import Controls, InterventionRequest, InterventionResult, Moved
 from atlas.circuit import KIND, KINDS, SLOTS, Circuit
-from atlas.errors import ModelRejected, UsageError
+from atlas.errors import UsageError
 from atlas.evidence import check_has_paths, check_length, control_quantile, mark
 from ingest.causal.network import Progress
 from ingest.components.metrics import metric as metric_named
@@ -28,6 +29,7 @@ from ingest.components.path_patching import edge_effects
 from ingest.components.split import SplitNetwork
 from ingest.components.tail import Tail, Whole
 from ingest.models.decoder import Block, DecoderModel
+from ingest.out_of_memory import if_it_fits
 from ingest.trace.prompt import prompt_ids
 
 CASES_AT_ONCE = 8
@@ -215,14 +217,12 @@ class ComponentLaboratory:
             size *= 16
         while len(made) < len(changes):
             batch = changes[len(made) : len(made) + size]
-            try:
-                logits = self._pass(request, batch, base, others, neurons)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                if len(batch) == 1:
-                    raise ModelRejected(
-                        "There is not enough memory for a single run.", "Use shorter prompts or another device."
-                    ) from error
-                logits = None  # the exception holds the failed batch's tensors until this block ends
+            logits = if_it_fits(
+                partial(self._pass, request, batch, base, others, neurons),
+                len(batch),
+                "run",
+                "Use shorter prompts or another device.",
+            )
             if logits is None:
                 size = len(batch) // 2
                 continue

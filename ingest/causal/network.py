@@ -12,13 +12,14 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
-from atlas.errors import ModelRejected
 from ingest.models.decoder import DecoderModel
+from ingest.out_of_memory import if_it_fits
 from ingest.trace.targets import TargetSpec
 from ingest.transcoders.set import Transcoder, TranscoderSet
 
@@ -145,19 +146,11 @@ class RealNetwork:
         start = 0
         while start < len(rows) or not (start or len(rows)):
             batch = rows[start : start + size]
-            try:
-                read, value = _Run(self, token_ids, [(), *batch], reads, held, values).go()
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                if len(batch) <= 1:
-                    raise ModelRejected(
-                        "There is not enough memory for a single run.", "Use a shorter prompt or another device."
-                    ) from error
-                read = None  # the exception holds the failed batch's tensors until this block ends
-            if read is None:
+            found = if_it_fits(partial(self._batch, token_ids, batch, reads, held, values), len(batch), "run")
+            if found is None:
                 size = self.batch_rows = len(batch) // 2
-                if self.model.device.type == "cuda":
-                    torch.cuda.empty_cache()
                 continue
+            read, value = found
             if start == 0:
                 before = read[0]
             changes.append(read[1:] - read[0])
@@ -166,6 +159,12 @@ class RealNetwork:
             if progress:
                 progress(min(start, len(rows)), len(rows), "runs")
         return Readings(before, np.concatenate(changes), np.concatenate(found_values) if values else None)
+
+    def _batch(
+        self, token_ids: Sequence[int], rows: Sequence[Row], reads: Reads, held: Held | None, values: bool
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The untouched run first, then one of each row."""
+        return _Run(self, token_ids, [(), *rows], reads, held, values).go()
 
     def _fitting(self, positions: int) -> int:
         """Rows of a batch, from the memory that is free (a quarter of a GPU's)."""

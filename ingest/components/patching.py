@@ -13,6 +13,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -21,7 +22,7 @@ import torch
 
 from atlas.causal_records import PatchRequest, Replacement, Site
 from atlas.circuit import KIND, SITE, Circuit, Edges, Nodes
-from atlas.errors import InputRejected, ModelRejected, UsageError
+from atlas.errors import InputRejected, UsageError
 from atlas.records import Added
 from ingest.components.alignment import Alignment
 from ingest.components.metrics import Metric
@@ -33,6 +34,7 @@ from ingest.components.tail import Tail, Whole
 from ingest.components.units import Kept, slot_groups
 from ingest.models import Model
 from ingest.models.decoder import DecoderModel
+from ingest.out_of_memory import if_it_fits
 from ingest.trace.assemble import provenance
 
 if TYPE_CHECKING:
@@ -387,18 +389,14 @@ class _Work:
         while len(made) < len(every):
             size = len(cases) * (length - max(position, 0))
             batch = slot_groups(every[len(made) :], self.tokens // size)
-            try:
-                logits = self._pass(batch, position, base, values)
-            except (torch.OutOfMemoryError, MemoryError) as error:
-                if len(batch) == 1:
-                    raise ModelRejected(
-                        "There is not enough memory to patch a single part.", "Use shorter prompts or another device."
-                    ) from error
-                logits = None  # the exception holds the failed pass's tensors until this block ends
+            logits = if_it_fits(
+                partial(self._pass, batch, position, base, values),
+                len(batch),
+                "patched part",
+                "Use shorter prompts or another device.",
+            )
             if logits is None:
                 self.tokens = len(batch) // 2 * size
-                if base.logits.is_cuda:
-                    torch.cuda.empty_cache()
                 continue
             made += [self.metric(rows, cases).double() for rows in logits.split(len(cases))]
         return torch.stack(made).view(layers, len(slots), len(cases)).cpu().numpy()

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from atlas.errors import ModelRejected
 from ingest.components.wiring import Wiring
 from ingest.models.decoder import Block, DecoderModel, Norm, Projection
+from ingest.out_of_memory import if_it_fits
 
 Hook = tuple[nn.Module, str, Callable[..., Any]]  # module, "before" or "after", what to call
 Progress = Callable[[int, int, str], None]
@@ -62,16 +62,16 @@ def in_batches(count: int, size: int, work: Callable[[torch.Tensor], None]) -> N
     done = 0
     while done < count:
         rows = torch.arange(done, min(done + size, count))
-        try:
+
+        def all_of(rows: torch.Tensor = rows) -> int:
             work(rows)
-        except (torch.OutOfMemoryError, MemoryError) as error:
-            if len(rows) == 1:
-                raise ModelRejected(
-                    "There is not enough memory for a single prompt pair.", "Use shorter prompts or another device."
-                ) from error
+            return len(rows)
+
+        finished = if_it_fits(all_of, len(rows), "prompt pair", "Use shorter prompts or another device.")
+        if finished is None:
             size = len(rows) // 2
         else:
-            done += len(rows)
+            done += finished
 
 
 def answers_only(model: DecoderModel, lengths: torch.Tensor) -> Hook:

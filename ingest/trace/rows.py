@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from atlas.errors import ModelRejected
 from ingest.models.products import round_up
+from ingest.out_of_memory import if_it_fits
 from ingest.trace.backward import Backward
 from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 
@@ -54,21 +55,9 @@ class Batches:
         start = 0
         while start < len(there):
             batch = there[start : start + self._size(position, len(there) - start)]
-            try:
-                computed = self.engine.rows(self.layer[batch], batch, position)
-            except (MemoryError, RuntimeError) as error:  # torch's own are RuntimeErrors
-                if not _out_of_memory(error):
-                    raise
-                if len(batch) == 1:
-                    raise ModelRejected(
-                        "There is not enough memory to trace a single target.",
-                        "Use a shorter prompt or another device.",
-                    ) from error
-                computed = None  # the exception holds the failed batch's tensors until this block ends
+            computed = if_it_fits(partial(self.engine.rows, self.layer[batch], batch, position), len(batch), "target")
             if computed is None:
                 self.limit = len(batch) // 2
-                if self.engine.device.type == "cuda":
-                    torch.cuda.empty_cache()
                 continue
             yield batch, *computed
             start += len(batch)
@@ -81,11 +70,6 @@ class Batches:
         if self.limit:
             return self.limit
         return round_up(-(-left // max(1, round(left / batch_rows(self.engine, position + 1)))))
-
-
-def _out_of_memory(error: Exception) -> bool:
-    # on the CPU torch has no class of its own for it
-    return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "can't allocate memory" in str(error)
 
 
 def batch_rows(engine: Backward, positions: int | None = None) -> int:
