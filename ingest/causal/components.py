@@ -28,8 +28,8 @@ from ingest.components.pairs import Cases, recorded_cases
 from ingest.components.path_patching import edge_effects
 from ingest.components.split import SplitNetwork
 from ingest.components.tail import Tail, Whole
+from ingest.memory import if_it_fits
 from ingest.models.decoder import Block, DecoderModel
-from ingest.out_of_memory import if_it_fits
 from ingest.trace.prompt import prompt_ids
 
 CASES_AT_ONCE = 8

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 
+from ingest.memory import if_it_fits
 from ingest.models.decoder import DecoderModel
-from ingest.out_of_memory import if_it_fits
 from ingest.trace.targets import TargetSpec
 from ingest.transcoders.set import Transcoder, TranscoderSet
 

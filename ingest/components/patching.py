@@ -32,9 +32,9 @@ from ingest.components.pairs import Cases, make_cases, requested_pairs
 from ingest.components.record import question, requested_model, source_of
 from ingest.components.tail import Tail, Whole
 from ingest.components.units import Kept, slot_groups
+from ingest.memory import if_it_fits
 from ingest.models import Model
 from ingest.models.decoder import DecoderModel
-from ingest.out_of_memory import if_it_fits
 from ingest.trace.assemble import provenance
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ import torch
 from torch import nn
 
 from ingest.components.wiring import Wiring
+from ingest.memory import if_it_fits
 from ingest.models.decoder import Block, DecoderModel, Norm, Projection
-from ingest.out_of_memory import if_it_fits
 
 Hook = tuple[nn.Module, str, Callable[..., Any]]  # module, "before" or "after", what to call
 Progress = Callable[[int, int, str], None]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from pathlib import Path
-
 import numpy as np
-import psutil
 
 from atlas.errors import InputRejected, UsageError
+from ingest.memory import available
 from ingest.trace.attribute import Prepared
 
 EDGE_BYTES = 12  # of a full graph: 8 held, the rest while it is pruned
@@ -16,18 +13,6 @@ KEPT_EDGE_BYTES = 40  # of the edges among the nodes that stay, most of which en
 ROW_EDGE_BYTES = 9  # of the rows of a feature cap, held until the features are chosen
 SHARE = 0.5  # of the free memory, that the edges of a graph may take
 GIB = 2**30
-
-
-def available() -> int:
-    """Bytes that this process can still take: free on the machine, and within its control group's limit."""
-    free = psutil.virtual_memory().available
-    with suppress(OSError, ValueError):  # another system, or no limit
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        rows = (row.split() for row in (group / "memory.stat").read_text().splitlines())
-        files = next((int(value) for name, value in rows if name == "inactive_file"), 0)  # given up when it is needed
-        return min(free, max(limit - used + files, 0))
-    return free
 
 
 def must_stream(

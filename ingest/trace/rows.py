@@ -9,8 +9,8 @@ import numpy as np
 import torch
 from scipy import sparse
 
+from ingest.memory import if_it_fits
 from ingest.models.products import round_up
-from ingest.out_of_memory import if_it_fits
 from ingest.trace.backward import Backward
 from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 

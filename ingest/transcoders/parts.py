@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import psutil
 import torch
 from safetensors import SafetensorError, safe_open
 
 from atlas.errors import ModelRejected
+from ingest.memory import available
 from ingest.models.base import Model
 from ingest.transcoders.set import Transcoder
 
@@ -33,7 +33,7 @@ def fits_in_memory(files: Sequence[Path], model: Model) -> bool:
     if model.device.type == "cuda":
         free = torch.cuda.mem_get_info(model.device)[0]
     else:
-        free = psutil.virtual_memory().available
+        free = available()
     return total <= RESIDENT_SHARE * free
 
 

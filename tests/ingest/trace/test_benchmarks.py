@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from benchmarks import trace_dtypes, trace_flops, trace_reference, trace_scaling
+from benchmarks import trace_dtypes, trace_flops, trace_large_set, trace_reference, trace_scaling
 from ingest.models import load_model
 from ingest.trace import attribute
 from ingest.trace.attribute import Prepared
-from ingest.transcoders import load_transcoders
+from ingest.transcoders import load_transcoders, parts
 from tests.ingest.trace.test_reference import FAMILY_DATA, reference
 
 
@@ -76,3 +76,14 @@ def test_a_long_prompt_is_traced_both_ways_to_the_same_circuit_and_kept_beside_o
     assert row["differences"]["scores_relative"] < 1e-6
     assert row["peak_above_mib"] > 0
     assert row["nodes"] > row["kept_nodes"] > 10
+
+
+def test_a_set_that_stays_in_its_files_traces_like_one_that_is_copied(tmp_path, monkeypatch):
+    monkeypatch.setitem(trace_large_set.SMOLLM2, "num_hidden_layers", 2)
+    trace_large_set.write_set(tmp_path, 4096)
+    copied = trace_large_set.measure(tmp_path)
+    monkeypatch.setattr(parts, "RESIDENT_SHARE", 0)
+    mapped = trace_large_set.measure(tmp_path)
+    assert copied["features"] == mapped["features"] > 0
+    assert copied["edges"] == mapped["edges"] > 0
+    assert mapped["own_peak_mib"] >= mapped["own_before_mib"] > 0
