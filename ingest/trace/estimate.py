@@ -53,7 +53,10 @@ def estimate_trace(
     spent = done = 0.0
     for pick in picks:
         there = by_position[pick]
-        there = there[: batch_rows(ready.engine, int(position[there[0]]) + 1)]
+        met = layer[there] >= (ready.engine.carried.layer if ready.engine.carried else 0)
+        there = there[met if met.any() else ~met]  # of one side, as batches are
+        size = batch_rows(ready.engine, int(position[there[0]]) + 1)
+        there = there[max(0, (len(there) - size) // 2) :][:size]  # of middling layers
         there = there[np.argsort(-ready.engine.heights(layer[there], there), kind="stable")]
         start = time.monotonic()
         ready.engine.rows(layer[there], there, int(position[there[0]]))
