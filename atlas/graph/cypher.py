@@ -104,8 +104,9 @@ PUT = {
     "counts": "UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits + 1",
 }
 # A MERGE per pair would do as well, but grows several times slower with the number of pairs a feature has (measured on the
-# embedded server). The sources are locked first, so that two writers cannot both miss a pair and both make it.
-LOCK_FEATURES = "UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.circuits = f.circuits"
+# embedded server). The sources are locked first, so that two writers cannot both miss a pair and both make it. What locks must not
+# read what is to be added to: Neo4j may read it before it waits for the lock, and then an old count would be written back.
+LOCK_FEATURES = "UNWIND $rows AS key MATCH (f:Feature {key: key}) SET f.key = key"
 ADD_TO_INFLUENCES = """
 UNWIND $rows AS row
 MATCH (source:Feature {key: row[0]})

@@ -259,10 +259,11 @@ def moves(aggregates: list[Step], begin: int, target: int) -> Iterable[tuple[boo
 
 def _apply(tx: neo4j.Transaction, pool: tuple[str, str], batch: Batch, forwards: bool) -> None:
     common = {"method": pool[0], "unit": pool[1]}
+    changed = batch.rows if batch.name == "counts" else {row[0] for row in batch.rows}
+    tx.run(cypher.LOCK_FEATURES, {"rows": sorted(changed)}).consume()
     if not forwards:
         tx.run(cypher.TAKE[batch.name], common | {"rows": batch.rows}).consume()
     elif batch.name == "influences":
-        tx.run(cypher.LOCK_FEATURES, {"rows": sorted({row[0] for row in batch.rows})}).consume()
         placed = [[*row, place] for place, row in enumerate(batch.rows)]
         found = {each["place"] for each in tx.run(cypher.ADD_TO_INFLUENCES, common | {"rows": placed}).data()}
         new = [row for place, row in enumerate(batch.rows) if place not in found]
