@@ -23,11 +23,9 @@ from ingest.trace.carried import Upward
 from ingest.transcoders import TranscoderSet
 
 # the product of oneDNN that ingest.models.products calls, which the counter does not know: shapes (..., n) and (m, n)
-ONEDNN = {
-    getattr(torch.ops.mkldnn, name): lambda x, w, *_, **__: 2 * math.prod(x) * w[0]
-    for name in ("_linear_pointwise",)
-    if hasattr(torch.ops.mkldnn, name)
-}
+ONEDNN = {}
+if hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    ONEDNN[torch.ops.mkldnn._linear_pointwise] = lambda x, w, *_, **__: 2 * math.prod(x) * w[0]
 
 
 @dataclass

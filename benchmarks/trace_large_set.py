@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 from safetensors.torch import save_file
 
+from benchmarks.oracle.side import memory
 from benchmarks.trace import SMOLLM2, keep, random_ids, random_model
 from ingest.trace import attribute
 from ingest.transcoders import load_transcoders
@@ -45,12 +46,6 @@ def write_set(folder: Path, features: int) -> None:
     (folder / "config.yaml").write_text(yaml.safe_dump(table | HOOKS))
 
 
-def status(*names: str) -> list[float]:
-    """MiB of fields of /proc/self/status."""
-    fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return [int(fields[name].split()[0]) / 1024 for name in names]
-
-
 def read_from_disk() -> float:
     fields = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(fields["read_bytes"]) / 2**30
@@ -67,7 +62,7 @@ class Watch:
 
     def _look(self) -> None:
         while not self.over.wait(0.01):
-            self.peak = max(self.peak, *status("RssAnon"))
+            self.peak = max(self.peak, memory("RssAnon"))
 
     def __exit__(self, *_: object) -> None:
         self.over.set()
@@ -77,7 +72,7 @@ class Watch:
 def measure(folder: Path) -> dict[str, Any]:
     model, ids = random_model(), random_ids(11)
     parts = load_transcoders(folder, model)
-    disk, before = read_from_disk(), status("RssAnon")[0]
+    disk, before = read_from_disk(), memory("RssAnon")
     wall, cpu = time.perf_counter(), time.process_time()
     with Watch() as watch:
         graph = attribute(model, parts, ids, warn=lambda text: None)
@@ -89,7 +84,7 @@ def measure(folder: Path) -> dict[str, Any]:
         "cpu_s": time.process_time() - cpu,
         "own_before_mib": before,
         "own_peak_mib": watch.peak,
-        "mapped_mib": status("RssFile")[0],
+        "mapped_mib": memory("RssFile"),
         "read_gib": read_from_disk() - disk,
     }
 

@@ -53,9 +53,8 @@ class Ours:
         self.attribute, self.cut = attribute, prune
         self.model = load_model(model, device="cpu")
         self.parts = load_transcoders(parts, self.model)
-        for layer in (
-            self.parts.layers
-        ):  # mapped files: read once, as the reference's set is, so that they count as the set's own
+        # mapped files: read once, as the reference's set is, so that they count as the set's own
+        for layer in self.parts.layers:
             layer.w_enc.sum(), layer.w_dec.sum()
         self.batch = batch
 

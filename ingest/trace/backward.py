@@ -34,6 +34,11 @@ class Backward:
         self.carried = carried
         self.device, self.dtype, self.width = targets.vectors.device, targets.vectors.dtype, targets.vectors.shape[1]
 
+    @property
+    def meets_at(self) -> int:
+        """The layer where targets from it on stop and meet the sources below it; 0: all go all the way."""
+        return self.carried.layer if self.carried else 0
+
     def heights(self, layers: np.ndarray, rows: np.ndarray) -> np.ndarray:
         """(B,) where a row's way down begins: in the middle of its layer for a feature; for a target above the sources at
         the stream after `layers` layers."""
@@ -50,7 +55,7 @@ class Backward:
         constants = torch.zeros(len(rows), device=self.device)
         grad = torch.zeros(len(rows), p, self.width, device=self.device, dtype=self.dtype)
         live = 0  # rows whose target lies above the current place
-        meeting = self.carried if self.carried and min(layers, default=0) >= self.carried.layer else None
+        meeting = self.carried if min(layers, default=0) >= self.meets_at else None
         floor = meeting.layer if meeting else 0
         for layer in range(int(np.ceil(self.heights(layers, rows).max(initial=0))), floor - 1, -1):
             above = int(((layers == layer) & (rows >= self.order.n_sources)).sum())

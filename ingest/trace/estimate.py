@@ -53,7 +53,7 @@ def estimate_trace(
     spent = done = 0.0
     for pick in picks:
         there = by_position[pick]
-        met = layer[there] >= (ready.engine.carried.layer if ready.engine.carried else 0)
+        met = layer[there] >= ready.engine.meets_at
         there = there[met if met.any() else ~met]  # of one side, as batches are
         size = batch_rows(ready.engine, int(position[there[0]]) + 1)
         there = there[max(0, (len(there) - size) // 2) :][:size]  # of middling layers
@@ -84,7 +84,7 @@ def estimate_trace(
 
 def _cost(ready: Prepared, layer: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Of rows: the products with a layer's attention, one for each layer on the way down and position up to its own."""
-    met = ready.engine.carried.layer if ready.engine.carried else 0
+    met = ready.engine.meets_at
     cost: np.ndarray = (layer + 1.0 - met * (layer >= met)) * (position + 1.0)
     return cost
 

@@ -44,7 +44,7 @@ class Batches:
 
         When memory runs out, the batch is halved, from then on; what was given out already is not computed again.
         """
-        met = self.layer[rows] >= (self.engine.carried.layer if self.engine.carried else 0)
+        met = self.layer[rows] >= self.engine.meets_at
         for position in np.unique(self.position[rows]).tolist():
             for side in (met, ~met):
                 there = rows[side & (self.position[rows] == position)]
