@@ -1,19 +1,22 @@
 """Verdicts: which statistic of a trace tells a transcoder set from one that means nothing, and where to cut.
 
     python -m benchmarks.verdict [--held-out 8] [--seeds 3] [--large] [--write]
+    python -m benchmarks.verdict --smollm2 [--held-out 8] [--seeds 1]
 
-Traces the shipped sample prompts and held-out ones with the shipped set; with that set's decoders permuted within their layers,
-all of them, half or a quarter; and with random sets (encoders and decoders, about 16 features active). `--large`: also one prompt of
-a random model of SmolLM2-135M's sizes with a random set, where replacement and completeness are high for nothing. Prints the
-distribution of every statistic and its AUROC, real against the others; stores benchmarks/results/verdict.json. `--write`
-also writes the thresholds to atlas/verdict.json, which `atlas.verdict` reads, and every trace to tests/data/verdict-measured.json.
+Traces prompts with a trained set; with that set's decoders permuted within their layers, all of them, half or a quarter; and with
+random sets (encoders and decoders, about 16 features active). The shipped model: its sample prompts and held-out ones. `--smollm2`: a real
+language model with the set of `benchmarks.smollm2_set`, on facts, templates, and text it wrote that the set was not trained on. `--large`:
+also one prompt of a random model of SmolLM2-135M's sizes with a random set, where replacement and completeness are high for nothing. Prints
+the distribution of every statistic and its AUROC, real against the others; stores benchmarks/results/verdict.json (verdict-smollm2.json).
+`--write` also writes the thresholds to atlas/verdict.json, which `atlas.verdict` reads, and every trace to
+tests/data/verdict-measured.json.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
@@ -23,38 +26,51 @@ from rich.table import Table
 
 from atlas.circuit import Scores
 from atlas.verdict import STATISTICS, THRESHOLDS, coverage
+from benchmarks import smollm2_set
 from benchmarks.trace import SMOLLM2, random_model, random_transcoders
+from ingest.components.templates import make_pairs
 from ingest.models import Model, load_model
 from ingest.organism import SAMPLE_PROMPTS, grammar, model_path, transcoders_path
-from ingest.organism.transcoder import load_set
 from ingest.trace.attribute import attribute
 from ingest.trace.diffusion import effective_paths, influence_lost
+from ingest.trace.prompt import prompt_ids
 from ingest.trace.prune import prune
 from ingest.trace.scores import scores
 from ingest.transcoders import TranscoderSet, load_transcoders
+from ingest.transcoders.permuted import permuted_set
 
-RESULTS = Path(__file__).parent / "results" / "verdict.json"
+RESULTS = Path(__file__).parent / "results"
 MEASURED = Path(__file__).parent.parent / "tests" / "data" / "verdict-measured.json"
 TASKS = ("two_hop", "ioi", "agreement", "greater_than", "antonym", "city_to_state", "state_to_attribute")
 COMMAND = "python -m benchmarks.verdict --large --write"
 SHARES = {"permuted": 1.0, "half": 0.5, "quarter": 0.25}  # of every layer's decoders
 KINDS = ("real", *SHARES, "random")
+FACTS = (
+    "The capital of France is the city of",
+    "The opposite of hot is",
+    "Water is made of hydrogen and",
+    "The first month of the year is",
+    "Two plus three equals",
+    "In winter it is cold and in summer it is",
+    "The Eiffel Tower stands in the city of",
+    "A dog is an animal and a rose is a",
+)
+WRITTEN = 16  # tokens of a text that the model wrote
 
 
-def prompts(held_out: int) -> list[str]:
+def shipped_prompts(model: Model, held_out: int) -> list[list[int]]:
     """The sample prompts and `held_out` of every task, in a fixed order, each once."""
     made = [example.prompt for task in TASKS for example in grammar.held_out_examples(task, held_out, seed=23)]
-    return list(dict.fromkeys([sample.prompt for sample in SAMPLE_PROMPTS] + made))
+    texts = dict.fromkeys([sample.prompt for sample in SAMPLE_PROMPTS] + made)
+    return [model.tokenizer.encode(text) for text in texts]
 
 
-def permuted_set(target: Path, share: float, seed: int) -> None:
-    """The shipped set with `share` of each layer's decoder rows in random order among themselves."""
-    source, generator = transcoders_path(), torch.Generator().manual_seed(seed)
-    (target / "config.yaml").write_text((source / "config.yaml").read_text())
-    for i, transcoder in enumerate(load_set(source)):
-        rows = torch.randperm(len(transcoder.w_dec), generator=generator)[: round(share * len(transcoder.w_dec))]
-        transcoder.w_dec[rows] = transcoder.w_dec[rows[torch.randperm(len(rows), generator=generator)]]
-        transcoder.save(target / f"layer_{i}.safetensors")
+def smollm2_prompts(model: Model, held_out: int) -> list[list[int]]:
+    """`held_out` each of facts, two templates, and beginnings of texts that the set was not trained on."""
+    pairs = [pair.clean for task in ("ioi", "agreement") for pair in make_pairs(task, held_out, 1, model)]
+    written = torch.load(smollm2_set.SET / "texts.pt", weights_only=True)[: smollm2_set.HELD_OUT]
+    texts = [*FACTS[:held_out], *pairs]
+    return [prompt_ids(model, text, None) for text in texts] + written[:held_out, :WRITTEN].tolist()
 
 
 def statistics(model: Model, transcoders: TranscoderSet, ids: list[int]) -> dict[str, float]:
@@ -83,23 +99,22 @@ def quantiles(values: np.ndarray) -> dict[str, float]:
     return dict(zip(names, np.quantile(values, [0, 0.05, 0.25, 0.5, 0.75, 0.95, 1]).tolist(), strict=True))
 
 
-def measure(held_out: int, seeds: int, large: bool) -> dict:
-    model, texts = load_model(model_path()), prompts(held_out)
-    prompt_ids = [model.tokenizer.encode(text) for text in texts]
-    real_set = load_transcoders(transcoders_path(), model)
-    rows = {"real": [statistics(model, real_set, ids) for ids in prompt_ids]}
+def measure(model: Model, real_set: TranscoderSet, prompts: list[list[int]], seeds: int, console: Console) -> dict:
+    def traced(kind: str, transcoders: TranscoderSet | None) -> list[dict[str, float]]:
+        """None: a random set for each prompt."""
+        began = time.monotonic()
+        found = [statistics(model, transcoders or random_transcoders(model, ids), ids) for ids in prompts]
+        console.print(f"{kind}: {len(found)} traces, {time.monotonic() - began:.0f} s")
+        return found
+
+    rows = {"real": traced("real", real_set)}
     for kind, share in SHARES.items():
-        rows[kind] = []
-        for seed in range(seeds):
-            with tempfile.TemporaryDirectory() as folder:
-                permuted_set(Path(folder), share, seed)
-                permuted = load_transcoders(folder, model)
-                rows[kind] += [statistics(model, permuted, ids) for ids in prompt_ids]
-    rows["random"] = [statistics(model, random_transcoders(model, ids), ids) for ids in prompt_ids]
+        rows[kind] = [row for seed in range(seeds) for row in traced(kind, permuted_set(real_set, seed, share))]
+    rows["random"] = traced("random", None)
     columns = {kind: {name: np.array([r[name] for r in found]) for name in STATISTICS} for kind, found in rows.items()}
     real = columns["real"]
     return {
-        "prompts": len(texts),
+        "prompts": len(prompts),
         "seeds": seeds,
         "torch": torch.__version__,
         "distributions": {kind: {name: quantiles(v) for name, v in c.items()} for kind, c in columns.items()},
@@ -112,7 +127,6 @@ def measure(held_out: int, seeds: int, large: bool) -> dict:
             for kind in KINDS[1:]
         },
         "rows": {kind: [_rounded(row) for row in found] for kind, found in rows.items()},
-        "large_random": _large() if large else None,
     }
 
 
@@ -169,25 +183,31 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--held-out", type=int, default=8, help="prompts of each task")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--smollm2", action="store_true", help="a real language model in place of the shipped one")
     parser.add_argument("--large", action="store_true", help="also a random model of a real size (1.5 GiB)")
     parser.add_argument("--write", action="store_true", help="write atlas/verdict.json")
     asked = parser.parse_args()
-    found = measure(asked.held_out, asked.seeds, asked.large)
-    cuts = thresholds(found)
+    if asked.smollm2 and asked.write:
+        parser.error("the cuts come from the shipped model, which everybody has")
+    console = Console(width=200)
+    if asked.smollm2:
+        model = load_model(smollm2_set.CACHE)
+        real_set, asked_ids = load_transcoders(smollm2_set.SET, model), smollm2_prompts(model, asked.held_out)
+    else:
+        model = load_model(model_path())
+        real_set, asked_ids = load_transcoders(transcoders_path(), model), shipped_prompts(model, asked.held_out)
+    found = measure(model, real_set, asked_ids, asked.seeds, console)
+    cuts = json.loads(THRESHOLDS.read_text()) if asked.smollm2 else thresholds(found)
     found["share_below_diffuse"] = {
         kind: float(np.mean([row["coverage"] < cuts["diffuse_below"] for row in found["rows"][kind]])) for kind in KINDS
     }
-    console = Console(width=200)
+    found["large_random"] = _large() if asked.large else None
     show(found, console)
-    console.print_json(
-        data={
-            "thresholds": cuts,
-            "share_below_diffuse": found["share_below_diffuse"],
-            "large_random": found["large_random"],
-        }
-    )
-    RESULTS.parent.mkdir(parents=True, exist_ok=True)
-    RESULTS.write_text(json.dumps(found | {"thresholds": cuts}, indent=1) + "\n")
+    shown = {name: found[name] for name in ("share_below_diffuse", "large_random")}
+    console.print_json(data={"thresholds": cuts, **shown})
+    RESULTS.mkdir(exist_ok=True)
+    file = RESULTS / ("verdict-smollm2.json" if asked.smollm2 else "verdict.json")
+    file.write_text(json.dumps(found | {"thresholds": cuts}, indent=1) + "\n")
     if asked.write:
         THRESHOLDS.write_text(json.dumps(cuts, indent=1) + "\n")
         MEASURED.write_text(columns(found["rows"]) + "\n")

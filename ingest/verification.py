@@ -34,11 +34,12 @@ from atlas.evidence import (
 )
 from atlas.path_search import find_paths
 from ingest.causal.found import found_pair
+from ingest.causal.full_graph import full_predictions
 from ingest.causal.laboratory import Laboratory
 from ingest.causal.network import Progress
-from ingest.causal.permuted import full_predictions, permuted_set
 from ingest.interventions import ENGINE, provenance, supernodes
 from ingest.models.base import Model
+from ingest.transcoders.permuted import permuted_set
 from ingest.transcoders.set import TranscoderSet
 
 if TYPE_CHECKING:

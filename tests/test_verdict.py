@@ -133,20 +133,19 @@ def test_the_page_says_the_verdict_with_its_reasons():
 
 
 @pytest.mark.slow
-def test_a_trace_of_the_demo_model_is_partial_and_one_with_permuted_decoders_diffuse(tmp_path):
+def test_a_trace_of_the_demo_model_is_partial_and_one_with_permuted_decoders_diffuse():
     from ingest.models import load_model
     from ingest.organism import SAMPLE_PROMPTS, model_path, transcoders_path
-    from ingest.organism.replacement import permuted_set
     from ingest.trace import question, trace_circuit
     from ingest.transcoders import load_transcoders
+    from ingest.transcoders.permuted import permuted_set
 
     model = load_model(model_path())
-    permuted_set(transcoders_path(), tmp_path, 11)  # a seed that was not measured with
+    shipped = load_transcoders(transcoders_path(), model)
     ids = model.tokenizer.encode(SAMPLE_PROMPTS[0].prompt)
     asked = {"targets": None, "max_logits": 10, "logit_mass": 0.95, "max_features": None, "dtype": "float32"}
     words = []
-    for folder in (transcoders_path(), tmp_path):
-        transcoders = load_transcoders(folder, model)
+    for transcoders in (shipped, permuted_set(shipped, 11)):  # a seed that was not measured with
         circuit = trace_circuit(
             model,
             transcoders,

@@ -27,7 +27,14 @@ SENTENCES = 15_000
 DEAD_AFTER = 100
 
 
-def train_layer(inputs: torch.Tensor, outputs: torch.Tensor, seed: int, l0: float = L0_TARGET) -> Transcoder:
+def train_layer(
+    inputs: torch.Tensor,
+    outputs: torch.Tensor,
+    seed: int,
+    l0: float = L0_TARGET,
+    features: int = FEATURES,
+    steps: int = STEPS,
+) -> Transcoder:
     """Fit one transcoder to (n_tokens, d) inputs and outputs of one MLP."""
     generator = torch.Generator().manual_seed(seed)
     n_tokens, width = inputs.shape
@@ -37,19 +44,19 @@ def train_layer(inputs: torch.Tensor, outputs: torch.Tensor, seed: int, l0: floa
     x_all, y_all = (inputs - in_mean) / in_scale, (outputs - out_mean) / out_scale
 
     # start from directions that really occur: each feature from the input and output of one token
-    picked = spread_out(x_all, FEATURES, generator)
+    picked = spread_out(x_all, features, generator)
     w_enc = torch.nn.functional.normalize(x_all[picked], dim=1).requires_grad_()
     w_dec = torch.nn.functional.normalize(y_all[picked], dim=1).requires_grad_()
-    b_enc = torch.zeros(FEATURES, requires_grad=True)
+    b_enc = torch.zeros(features, requires_grad=True)
     b_dec = torch.zeros(width, requires_grad=True)
     parameters = [w_enc, w_dec, b_enc, b_dec]
     optimizer = torch.optim.Adam(parameters, lr=LEARNING_RATE, betas=(0.9, 0.99))
-    silent_for = torch.zeros(FEATURES)
+    silent_for = torch.zeros(features)
     threshold = 0.3
-    settled = STEPS - STEPS // 5
+    settled = steps - steps // 5
 
-    for step in range(STEPS):
-        rate = LEARNING_RATE * min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / STEPS)))
+    for step in range(steps):
+        rate = LEARNING_RATE * min(1, (step + 1) / 50) * (0.02 + 0.49 * (1 + math.cos(math.pi * step / steps)))
         for group in optimizer.param_groups:
             group["lr"] = rate
         rows = torch.randint(n_tokens, (BATCH,), generator=generator)
@@ -59,7 +66,7 @@ def train_layer(inputs: torch.Tensor, outputs: torch.Tensor, seed: int, l0: floa
         missed = y - ((before * mask) @ w_dec + b_dec)
         loss = missed.square().sum(1).mean()
         if step < settled:
-            wanted = l0 + 20 * max(0.0, 1 - step / (0.3 * STEPS))
+            wanted = l0 + 20 * max(0.0, 1 - step / (0.3 * steps))
             threshold *= min(1.05, max(0.95, (mask.sum().item() / BATCH / wanted) ** 0.05))
             silent_for = torch.where(mask.any(0), 0, silent_for + 1)
             dead = silent_for > DEAD_AFTER
@@ -78,7 +85,7 @@ def train_layer(inputs: torch.Tensor, outputs: torch.Tensor, seed: int, l0: floa
             b_enc=(b_enc - encoder @ in_mean).clone(),
             w_dec=(w_dec * out_scale).clone(),
             b_dec=(b_dec * out_scale + out_mean).clone(),
-            threshold=torch.full((FEATURES,), threshold),
+            threshold=torch.full((features,), threshold),
         )
 
 
@@ -111,11 +118,13 @@ def _waking_loss(before: torch.Tensor, w_dec: torch.Tensor, missed: torch.Tensor
     return (missed - waking @ w_dec).square().sum(1).mean()
 
 
-def train_and_save(model_folder: Path, output: Path, seed: int = 0) -> None:
+def train_and_save(
+    model_folder: Path, output: Path, seed: int = 0, sentences: int = SENTENCES, steps: int = STEPS
+) -> None:
     """Train every layer on the saved fp16 model and write the transcoder folder."""
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32).eval()
-    stream = itertools.islice(grammar.training_examples(seed + 1), SENTENCES)
+    stream = itertools.islice(grammar.training_examples(seed + 1), sentences)
     inputs, outputs = collect(model, tokenizer, [example.text for example in stream])
     test_inputs, test_outputs = collect(model, tokenizer, grammar.held_out_sentences(2000, seed=1))
     output.mkdir(parents=True, exist_ok=True)
@@ -124,7 +133,7 @@ def train_and_save(model_folder: Path, output: Path, seed: int = 0) -> None:
     for i in range(len(inputs)):
         began = time.time()
         path = output / f"layer_{i}.safetensors"
-        train_layer(inputs[i], outputs[i], seed=seed + i).save(path)
+        train_layer(inputs[i], outputs[i], seed=seed + i, steps=steps).save(path)
         figures = measure(Transcoder.load(path), test_inputs[i], test_outputs[i])
         print(
             f"layer {i}  unexplained {figures['unexplained_variance']:.4f}  L0 {figures['l0']:.1f}"

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import ClassVar
 
 import torch
 from safetensors.torch import load_file, save_file
 
+MlpData = tuple[list[torch.Tensor], list[torch.Tensor]]  # by layer (n_tokens, d): what its MLP gets, what it returns
+
 CONFIG_YAML = """\
-model_name: {name}
-scan: {name}
+model_name: {model}
+scan: {set}
 model_kind: transcoder_set
 feature_input_hook: mlp.hook_in
 feature_output_hook: mlp.hook_out
@@ -58,11 +61,18 @@ def load_set(folder: Path) -> list[Transcoder]:
     return [Transcoder.load(folder / f"layer_{i}.safetensors") for i in range(len(list(folder.glob("layer_*"))))]
 
 
+def collect(model, tokenizer, sentences: list[str], batch_size: int = 256) -> MlpData:
+    """What every MLP gets and returns on these sentences."""
+    starts = range(0, len(sentences), batch_size)
+    encoded = (tokenizer(sentences[start : start + batch_size], return_tensors="pt", padding=True) for start in starts)
+    return collect_batches(model, ((one["input_ids"], one["attention_mask"]) for one in encoded))
+
+
 @torch.no_grad()
-def collect(
-    model, tokenizer, sentences: list[str], batch_size: int = 256
-) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
-    """What every MLP gets and returns: two lists, per layer (n_tokens, d).
+def collect_batches(
+    model, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], dtype: torch.dtype = torch.float32
+) -> MlpData:
+    """What every MLP gets and returns, in `dtype`: two lists, per layer (n_tokens, d). A batch: ids and attention mask (B, P).
 
     Padding and position 0 (BOS) are left out.
     """
@@ -78,18 +88,22 @@ def collect(
     inputs: list[list[torch.Tensor]] = [[] for _ in range(n_layers)]
     outputs: list[list[torch.Tensor]] = [[] for _ in range(n_layers)]
     try:
-        for start in range(0, len(sentences), batch_size):
-            batch = tokenizer(sentences[start : start + batch_size], return_tensors="pt", padding=True)
-            model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-            keep = batch["attention_mask"].bool()
+        for ids, mask in batches:
+            model.model(input_ids=ids, attention_mask=mask)
+            keep = mask.bool()
             keep[:, 0] = False
             for i in range(n_layers):
-                inputs[i].append(caught[i, "in"][keep])
-                outputs[i].append(caught[i, "out"][keep])
+                inputs[i].append(caught[i, "in"][keep].to(dtype))
+                outputs[i].append(caught[i, "out"][keep].to(dtype))
     finally:
         for handle in handles:
             handle.remove()
-    return [torch.cat(x) for x in inputs], [torch.cat(y) for y in outputs]
+    return _joined(inputs), _joined(outputs)
+
+
+def _joined(pieces: list[list[torch.Tensor]]) -> list[torch.Tensor]:
+    """Each layer's pieces in one; pieces go as they are joined, so that one layer at most is there twice."""
+    return [torch.cat(pieces.pop(0)) for _ in range(len(pieces))]
 
 
 @torch.no_grad()

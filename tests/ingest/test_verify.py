@@ -13,7 +13,7 @@ from atlas.errors import InputRejected, ModelRejected, UsageError
 from atlas.evidence import evidence_of, rank_correlation
 from atlas.settings import Settings
 from ingest.causal.components import ComponentLaboratory, Part
-from ingest.causal.permuted import full_predictions, permuted_set
+from ingest.causal.full_graph import full_predictions
 from ingest.causal.predict import LinearGraph
 from ingest.components.circuit import component_circuit
 from ingest.interventions import intervene
@@ -22,6 +22,7 @@ from ingest.organism import model_path, transcoders_path
 from ingest.trace import question, trace, trace_circuit
 from ingest.trace.targets import recorded_targets
 from ingest.transcoders import load_transcoders
+from ingest.transcoders.permuted import permuted_set
 from ingest.verification import verify
 from tests.ingest.by_hand import random_set
 from tests.ingest.trace.conftest import write_model

@@ -1,16 +1,13 @@
-"""Other graphs of the same prompt to compare with: before pruning, and the one that meaningless transcoders would give, with
-every layer's decoders in random order and all else the same.
+"""What a graph before pruning says of ablations: of the set's own, or of one with its decoders permuted.
 
-The same features fire (encoders read the real model), so the same ablations have a prediction by such a graph.
+The same features fire (encoders read the real model), so the same ablations have a prediction by a permuted set's graph.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
-import torch
 from scipy import sparse
 
 from ingest.causal.prompts import Feature
@@ -18,25 +15,7 @@ from ingest.models.base import Model
 from ingest.trace.attribute import attribute
 from ingest.trace.graph import FullGraph
 from ingest.trace.targets import TargetSpec
-from ingest.transcoders.set import Transcoder, TranscoderSet
-
-
-@dataclass
-class _Permuted(Transcoder):
-    order: torch.Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.long), repr=False)
-
-    def decoder_rows(self, features: torch.Tensor) -> torch.Tensor:
-        return super().decoder_rows(self.order.to(features.device)[features])
-
-
-def permuted_set(transcoders: TranscoderSet, seed: int) -> TranscoderSet:
-    """Decoders stay where they are (they may be on disk); rows are looked up in another order."""
-    generator = torch.Generator().manual_seed(seed)
-    layers: list[Transcoder] = []
-    for transcoder in transcoders.layers:
-        given = {one.name: getattr(transcoder, one.name) for one in fields(Transcoder)}
-        layers.append(_Permuted(**given, order=torch.randperm(transcoder.n_features, generator=generator)))
-    return replace(transcoders, layers=layers)
+from ingest.transcoders.set import TranscoderSet
 
 
 def full_predictions(
