@@ -1,7 +1,7 @@
 """Transcoders for a real language model: one per layer of SmolLM2-135M-Instruct, trained here on text that the model writes itself.
 
     python scripts/smollm2.py                        # once: puts the model into .cache/smollm2
-    python -m benchmarks.smollm2_set [--tokens 150000] [--features 2048] [--l0 32] [--steps 700]
+    python -m benchmarks.smollm2_set [--tokens 100000] [--features 2048] [--l0 32] [--steps 400]
 
 Small and briefly trained, so worse than published sets: enough to measure on (`benchmarks.verdict --set`), not to explain the model
 with. No text is fetched: the model samples its own, at temperature 1. Makes .cache/smollm2-transcoders; a layer that is there already
@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import torch
 from rich.console import Console
 from transformers import AutoModelForCausalLM
@@ -58,17 +59,31 @@ def written(model, count: int, seed: int, batch: int = 128) -> torch.Tensor:
     return ids
 
 
-def batches(ids: torch.Tensor, size: int = 32) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+def kept(model, ids: torch.Tensor, folder: Path, size: int = 32) -> None:
+    """What every MLP gets and returns, by layer in files of float16: all of it would not fit into a laptop's memory."""
+    folder.mkdir()
     for rows in ids.split(size):
-        yield rows, torch.ones_like(rows)
+        for name, layers in zip(
+            ("in", "out"), collect_batches(model, [(rows, torch.ones_like(rows))], torch.float16), strict=True
+        ):
+            for layer, values in enumerate(layers):
+                with (folder / f"{name}_{layer}").open("ab") as file:
+                    values.numpy().tofile(file)
+
+
+def read(folder: Path, layer: int, width: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(n_tokens, d) each, what a layer's MLP gets and returns."""
+    found = (np.fromfile(folder / f"{name}_{layer}", np.float16).reshape(-1, width) for name in ("in", "out"))
+    inputs, outputs = (torch.from_numpy(values).float() for values in found)
+    return inputs, outputs
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tokens", type=int, default=150_000)
+    parser.add_argument("--tokens", type=int, default=100_000)
     parser.add_argument("--features", type=int, default=2048)
     parser.add_argument("--l0", type=float, default=32)
-    parser.add_argument("--steps", type=int, default=700)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--into", type=Path, default=SET)
     options = parser.parse_args()
     options.into.mkdir(parents=True, exist_ok=True)
@@ -77,23 +92,23 @@ def main() -> None:
     if not file.exists():
         torch.save(written(model, HELD_OUT + options.tokens // LENGTH, seed=0), file)
     ids = torch.load(file, weights_only=True)
-    held_out = collect_batches(model, batches(ids[:HELD_OUT]), torch.float16)
-    inputs, outputs = collect_batches(model, batches(ids[HELD_OUT:]), torch.float16)
     (options.into / "config.yaml").write_text(CONFIG_YAML.format(model="smollm2", set="smollm2-own-text"))
-    figures = []
-    for layer in range(len(inputs)):
-        began, path = time.monotonic(), options.into / f"layer_{layer}.safetensors"
-        if not path.exists():
-            made = train_layer(
-                inputs[layer].float(), outputs[layer].float(), layer, options.l0, options.features, options.steps
+    width, figures = model.config.hidden_size, []
+    with tempfile.TemporaryDirectory(dir=options.into) as scratch:
+        held_out, training = Path(scratch) / "held-out", Path(scratch) / "training"
+        kept(model, ids[:HELD_OUT], held_out)
+        kept(model, ids[HELD_OUT : HELD_OUT + options.tokens // LENGTH], training)
+        for layer in range(model.config.num_hidden_layers):
+            began, path = time.monotonic(), options.into / f"layer_{layer}.safetensors"
+            if not path.exists():
+                made = train_layer(*read(training, layer, width), layer, options.l0, options.features, options.steps)
+                made.save(path)
+            found = measure(Transcoder.load(path), *read(held_out, layer, width))
+            figures.append(found)
+            CONSOLE.print(
+                f"layer {layer}: unexplained {found['unexplained_variance']:.3f}, L0 {found['l0']:.1f}, dead "
+                f"{found['dead_features']} of {found['features']}, {time.monotonic() - began:.0f} s"
             )
-            made.save(path)
-        found = measure(Transcoder.load(path), held_out[0][layer].float(), held_out[1][layer].float())
-        figures.append(found)
-        CONSOLE.print(
-            f"layer {layer}: unexplained {found['unexplained_variance']:.3f}, L0 {found['l0']:.1f}, dead "
-            f"{found['dead_features']} of {found['features']}, {time.monotonic() - began:.0f} s"
-        )
     (options.into / "figures.json").write_text(json.dumps(figures, indent=1) + "\n")
 
 

@@ -7,7 +7,9 @@ from functools import cache
 
 import torch
 
-STEP = 16  # rows; oneDNN keeps code for every shape that it has met
+# oneDNN keeps code and buffers for every shape that it has met, some 200 KiB each. So products are made of a few shapes: blocks
+# of rows, the last of them filled up with zeros.
+BLOCK, STEP = 384, 32
 WORTH_IT = 2**22  # multiply-adds; below, what a call of oneDNN costs by itself is more than it saves
 
 
@@ -27,8 +29,9 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if ours and x.numel() * weight.shape[1] >= WORTH_IT and _onednn():
         turned = weight.T if weight.is_contiguous() else weight.T.contiguous()  # a thousand times slower with gaps
-        made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(x, turned, None, "none", [], "")
-        return made
+        blocks = [_block(rows, turned) for rows in x.reshape(-1, x.shape[-1]).split(BLOCK)]
+        made = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
+        return made.view(*x.shape[:-1], weight.shape[1])
     return x @ weight
 
 
@@ -37,6 +40,9 @@ def products(x: torch.Tensor, weights: torch.Tensor) -> Iterable[torch.Tensor]:
     return map(product, x, weights) if x.device.type == "cpu" else torch.bmm(x, weights)
 
 
-def round_up(rows: int) -> int:
-    """For products of many sizes that differ by little: a few rows of zeros cost less than code for one more shape."""
-    return rows if rows < STEP else -(-rows // STEP) * STEP
+def _block(rows: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:
+    """(l, n) and (m, n): their product (l, m)."""
+    missing = -len(rows) % STEP
+    filled = torch.nn.functional.pad(rows, (0, 0, 0, missing)) if missing else rows
+    made: torch.Tensor = torch.ops.mkldnn._linear_pointwise(filled, turned, None, "none", [], "")
+    return made[: len(rows)]

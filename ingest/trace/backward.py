@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from ingest.models.base import Frozen
-from ingest.models.products import product, round_up
+from ingest.models.products import product
 from ingest.trace.carried import Carried
 from ingest.trace.graph import NodeOrder
 from ingest.trace.sources import Sources
@@ -88,7 +88,7 @@ class Backward:
         """Through one layer, whose features' rows begin on the way; returns how many rows are live then."""
         skipped = self._from_mlp(layer, grad[:live], effects[:live], constants[:live]) if live else None
         if self.frozen.parallel and live:  # attention does not lie between a layer's features and the stream
-            self._through_attention(layer, grad[: round_up(live)], constants[: round_up(live)])
+            self._through_attention(layer, grad[:live], constants[:live])
         if skipped is not None:
             grad[:live] += skipped
         born = int(((layers == layer) & (rows < self.order.n_features)).sum())
@@ -101,7 +101,7 @@ class Backward:
                 constants[live : live + born] += (encoder @ read).float()
             live += born
         if not self.frozen.parallel and live:
-            self._through_attention(layer, grad[: round_up(live)], constants[: round_up(live)])
+            self._through_attention(layer, grad[:live], constants[:live])
         return live
 
     def _through_attention(self, layer: int, grad: torch.Tensor, constants: torch.Tensor) -> None:

@@ -15,7 +15,6 @@ import numpy as np
 import torch
 
 from ingest.models.base import Frozen
-from ingest.models.products import round_up
 from ingest.trace.graph import NodeOrder
 from ingest.trace.sources import Sources
 from ingest.transcoders.set import TranscoderSet
@@ -58,10 +57,10 @@ class Upward:
             born.append([*own, order.error_row(layer, position)])
         rows = torch.tensor([row for layer in born for row in layer], device=final.device)
         ends = np.cumsum([len(layer) for layer in born]).tolist()
-        stream = final.new_zeros(round_up(len(rows)), order.n_positions - position, final.shape[1])
+        stream = final.new_zeros(len(rows), order.n_positions - position, final.shape[1])
         stream[0, 0] = self.frozen.token_vectors[position]
         for layer in range(top):
-            self._through(layer, stream[: round_up(ends[layer])], position)
+            self._through(layer, stream[: ends[layer]], position)
             writes = self.sources.writes[layer][position]
             written = self.frozen.output_back(layer, writes.vectors.T, position)
             error = ends[layer + 1] - 1

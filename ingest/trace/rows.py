@@ -10,7 +10,6 @@ import torch
 from scipy import sparse
 
 from ingest.memory import if_it_fits
-from ingest.models.products import round_up
 from ingest.trace.backward import Backward
 from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 
@@ -69,7 +68,7 @@ class Batches:
         """Rows of the next batch. Every batch walks all layers and positions below it, so no small one is left for the end."""
         if self.limit:
             return self.limit
-        return round_up(-(-left // max(1, round(left / batch_rows(self.engine, position + 1)))))
+        return -(-left // max(1, round(left / batch_rows(self.engine, position + 1))))
 
 
 def batch_rows(engine: Backward, positions: int | None = None) -> int:

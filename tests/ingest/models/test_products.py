@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.models import products
-from ingest.models.products import STEP, product, round_up
+from ingest.models.products import BLOCK, STEP, product
 
 LAYOUTS = {
     "plain": lambda n, m: torch.randn(n, m),
@@ -42,8 +42,20 @@ def test_more_dimensions_and_other_dtypes():
     torch.testing.assert_close(half, x.bfloat16() @ weight.bfloat16())
 
 
-@given(st.integers(0, 1000))
-def test_rounding_up_leaves_few_sizes(rows):
-    up = round_up(rows)
-    assert rows <= up < rows + STEP
-    assert up % STEP == 0 or up == rows < STEP
+@settings(max_examples=20, deadline=None)
+@given(st.integers(1, 2 * BLOCK + 2 * STEP))
+def test_any_number_of_rows_is_made_of_a_few_shapes(rows):
+    shapes = set()
+
+    def seen(x: torch.Tensor, turned: torch.Tensor, *_: object) -> torch.Tensor:
+        shapes.add(len(x))
+        return x @ turned.T
+
+    x, weight = torch.randn(rows, 5), torch.randn(5, 3)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "WORTH_IT", 0)
+        patch.setattr(products, "_onednn", lambda: True)
+        patch.setattr(torch.ops.mkldnn, "_linear_pointwise", seen)
+        found = product(x, weight)
+    torch.testing.assert_close(found, x @ weight)
+    assert all(size % STEP == 0 and size <= BLOCK for size in shapes)
