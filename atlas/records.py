@@ -126,12 +126,13 @@ class TraceEstimate(Record):
     seconds: float = Field(description="estimate on this machine, loading not counted")
     memory_bytes: int = Field(description="estimate, above what model and transcoders take")
     explained_variance: float = Field(
-        description="of the MLP outputs on this prompt; below 0 the set is probably another model's"
+        description="of the MLP outputs on this prompt, against their mean over it; of few tokens below 0 though the set fits"
     )
     largest_layers: list[int] = Field(default_factory=list, description="active features by layer")
     streamed: bool = Field(
         False, description="the full graph would not fit into memory, so its rows are computed twice"
     )
+    warnings: list[str] = Field(default_factory=list, description="what the trace would say before it begins")
 
 
 class CircuitRow(Record):

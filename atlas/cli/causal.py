@@ -24,7 +24,7 @@ Model = Annotated[
 ]
 Transcoders = Annotated[str | None, typer.Option(help="The same for its transcoder set.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...; default: the GPU if there is one.")]
-Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, float64, bfloat16 or float16; default float32.")]
 Queue = Annotated[bool, typer.Option("--queue", help="Leave it to a worker (`atlas worker`).")]
 MOST_PROMPTS = 1_000
 

@@ -42,7 +42,7 @@ def run_worker(
         str | None,
         typer.Option(help="cpu, cuda, cuda:1 ..., auto: spread over all GPUs; default: the GPU if there is one."),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16 or float16; default float32.")] = None,
     kinds: Annotated[
         str, typer.Option(help="Which kinds of jobs to do, comma-separated; default: all.")
     ] = "trace,label,rebuild,patch,components,faithfulness,intervene,verify",

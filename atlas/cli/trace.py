@@ -62,7 +62,7 @@ def trace(
         str | None,
         typer.Option(help="cpu, cuda, cuda:1 ..., auto: spread over all GPUs; default: the GPU if there is one."),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16; default float32.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, float64, bfloat16 or float16; default float32.")] = None,
     collection: Annotated[
         str | None, typer.Option("--in", help="Collection to put the circuit in; made if it is new.")
     ] = None,
@@ -134,7 +134,10 @@ def trace(
     with extra("ingest", "`atlas trace`"):
         from ingest.models import load_model
         from ingest.trace import trace as trace_prompt
-        from ingest.transcoders import load_transcoders
+        from ingest.transcoders import find_transcoders, load_transcoders
+    find_transcoders(transcoders)  # a wrong name is said before a large model is read
+    if common["targets"] == []:
+        raise UsageError("No target was named.", "Name at least one, or leave --targets out.")
     if dry_run:
         return _dry_run(model, transcoders, prompt, numbers, common, keep_full, device, dtype, json)
     with opened() as atlas, progress_bar("Tracing", json) as report:
@@ -218,6 +221,8 @@ def _dry_run(
                 "the full graph would not fit into the free memory: its rows are computed twice and not kept, and the circuit is the same"
             )
         console.print(f"explained variance of the MLPs on this prompt {result.explained_variance:.3f}")
+        for warning in result.warnings:
+            console.print(warning)
 
     emit(result, json, show_text)
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -127,4 +128,23 @@ def _read(folder: Path, dtype: torch.dtype, device_map: str | None) -> tuple[Any
             f"The weights in {folder} do not fit its config.json: {which} is missing or of another shape.",
             "Fetch the model again.",
         )
+    beyond = next(
+        (
+            key
+            for key in sorted(report["unexpected_keys"])
+            if _layer(key) >= network.config.get_text_config().num_hidden_layers
+        ),
+        None,
+    )
+    if beyond is not None:
+        raise ModelRejected(
+            f"The weights in {folder} do not fit its config.json: {beyond} is of a layer that the config leaves out.",
+            "Fetch the model again.",
+        )
     return network, tokenizer
+
+
+def _layer(key: str) -> int:
+    """The number of the layer that a weight belongs to; -1: of none."""
+    found = re.search(r"\.(?:layers|h)\.(\d+)\.", f".{key}")
+    return int(found[1]) if found else -1

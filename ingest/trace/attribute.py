@@ -263,22 +263,34 @@ class Prepared:
         return self.frozen.outputs[layers, positions].float(), self.sources.errors[layers, positions].float()
 
     def check(self, max_features: int | None, warn: Warn | None) -> None:
-        """Raises InputRejected for a cap that leaves out a target; warns of a set that does not fit the model."""
+        """Raises InputRejected for a cap that leaves out a target; says the `warnings`."""
         if max_features is not None and max_features < len(self.explained):
             raise InputRejected(
                 f"At most {max_features} features leave out some of the {len(self.explained)} that are to be explained.",
                 "Raise the cap.",
             )
-        positions = self._explained()[0].shape[1]
-        found = [
-            self.explained_beside_biases(),
-            *([self.explained_variance()] if positions >= ENOUGH_POSITIONS else []),
+        for warning in self.warnings():
+            (warn or LOG.warning)(warning)
+
+    def warnings(self) -> list[str]:
+        """What a user should know of this set on this prompt before any long work; most often nothing."""
+        if not self.order.n_features:
+            return [
+                f"No feature of the transcoder set {self.transcoders.name} fires on this prompt: the circuit will hold tokens and "
+                "errors only. The set may be of another model or revision."
+            ]
+        beside_biases, positions = self.explained_beside_biases(), self._explained()[0].shape[1]
+        # a NaN, where nothing varies, is not below 0
+        if beside_biases < 0:
+            constant, found = "its own biases", beside_biases
+        elif positions >= ENOUGH_POSITIONS and self.explained_variance() < 0:
+            constant, found = "their mean over the prompt", self.explained_variance()
+        else:
+            return []
+        return [
+            f"The transcoder set {self.transcoders.name} explains less of the MLPs of {self.model_name} on this prompt than a "
+            f"constant would (explained variance {found:.3g}, against {constant}): it may be of another model or revision."
         ]
-        if min(found) < 0:
-            (warn or LOG.warning)(
-                f"The transcoder set {self.transcoders.name} explains less of the MLPs of {self.model_name} on this prompt than a "
-                f"constant would (explained variance {min(found):.2f}): it may be of another model or revision."
-            )
 
 
 @torch.inference_mode()

@@ -79,6 +79,7 @@ def estimate_trace(
         explained_variance=round(ready.explained_variance(), 4),
         largest_layers=np.bincount(ready.sources.features[:, 0].numpy(), minlength=order.n_layers).tolist(),
         streamed=streamed,
+        warnings=ready.warnings(),
     )
 
 

@@ -68,7 +68,7 @@ def load(file: Path) -> tuple[FullGraph, CircuitRecord]:
     if not file.is_file():
         raise NotFound(
             f"The full graph of {file.stem} was not kept on this machine.",
-            "Trace again with --keep-full; then it can be pruned as often as you like.",
+            "Trace again with --keep-full; then it can be pruned as often as you like. An imported circuit is as its file was.",
         )
     try:
         with safe_open(file, framework="numpy") as opened:

@@ -130,6 +130,9 @@ def understood(
     return ids, None if targets is None else parse_targets(model, targets)
 
 
+PRUNED = "-pruned-"
+
+
 def prune_circuit(
     atlas: Atlas,
     circuit: str,
@@ -143,6 +146,9 @@ def prune_circuit(
     loaded = atlas.load(circuit)
     full, _ = full_file.load(full_file.place(atlas.settings, loaded.id))
     fresh = prune_again(full, loaded, node_threshold, edge_threshold)
+    # a name of its own, so that the trace can still be told by its name
+    name = f"{loaded.record.name.split(PRUNED)[0]}{PRUNED}{node_threshold:g}-{edge_threshold:g}"
+    fresh = fresh.with_record(name=name)
     added = atlas.add(fresh, collection=collection)
     file = full_file.place(atlas.settings, added.circuit)
     if not file.exists():

@@ -5,6 +5,7 @@ Texts that name targets, as `--targets` takes them, comma-separated:
     Austin                  the logit of a token (exact text, a leading space counts; `Austin` may also mean ` Austin`)
     diff: Austin| Dallas    the first logit less the second
     feature:3/5/123         why feature 123 of layer 3 fires at position 5
+    id:345                  a token by its number, also in a difference: for one that text cannot name
     direction:FILE.npy      a vector (d,) on the final residual stream; `direction:3:FILE.npy` on the stream after layer 3
 
 Each may end in `@POSITION` (`@-1`, the default, is the last).
@@ -130,15 +131,9 @@ def parse_targets(model: Model, names: Sequence[str | int | TargetSpec]) -> list
         if isinstance(name, TargetSpec):
             spec = name
         elif isinstance(name, int):
-            spec = TargetSpec("token", "", tokens=(name,))
+            spec = TargetSpec("token", "", tokens=(_in_vocabulary(model, name),))
         else:
             spec = _parse(model, name)
-        outside = [i for i in spec.tokens if not 0 <= i < len(model.unembedding)]
-        if outside:
-            raise InputRejected(
-                f"The target token id {outside[0]} is outside the vocabulary (0 to {len(model.unembedding) - 1}).",
-                "Name a token of the model.",
-            )
         if spec.kind == "token":
             spec = TargetSpec("token", model.token_text(spec.tokens[0]), spec.position, spec.tokens)
         specs[spec] = None
@@ -152,7 +147,12 @@ def _parse(model: Model, text: str) -> TargetSpec:
     position = int(found[1]) if found else -1
     body = text[: found.start()] if found else text
     if body.startswith("feature:"):
-        return _feature(model, body, position)
+        if found:
+            raise InputRejected(
+                f"The target {text!r} names two positions.",
+                "A feature's is the second number; leave out what is behind @.",
+            )
+        return _feature(model, body)
     if body.startswith("direction:"):
         return _direction(model, body.removeprefix("direction:"), position)
     if body.startswith("diff:"):
@@ -161,11 +161,14 @@ def _parse(model: Model, text: str) -> TargetSpec:
             raise InputRejected(
                 f"The target {text!r} is not a difference of two tokens.", "Write it as diff:FIRST|SECOND."
             )
-        return TargetSpec("difference", f"{pair[0]} − {pair[1]}", position, tuple(_one_token(model, t) for t in pair))
+        ids = tuple(_one_token(model, token) for token in pair)
+        if ids[0] == ids[1]:
+            raise InputRejected(f"The target {text!r} is a token less itself, always 0.", "Name two tokens.")
+        return TargetSpec("difference", f"{pair[0]} − {pair[1]}", position, ids)
     return TargetSpec("token", body, position, (_one_token(model, body),))
 
 
-def _feature(model: Model, body: str, position: int) -> TargetSpec:
+def _feature(model: Model, body: str) -> TargetSpec:
     numbers = re.fullmatch(r"feature:(\d+)/(\d+)/(\d+)", body)
     if numbers is None:
         raise InputRejected(f"The target {body!r} is not a feature.", "Write it as feature:LAYER/POSITION/INDEX.")
@@ -187,18 +190,46 @@ def _direction(model: Model, body: str, position: int) -> TargetSpec:
             f"The direction {body!r} names layer {layer}; the model {model.name} has layers 0 to {model.n_layers - 1}.",
             "Name one of those.",
         )
+    if not file.is_file():
+        raise InputRejected(f"There is no file {file} with a direction.", "Name a .npy file, saved with numpy.save.")
     try:
         vector = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputRejected(f"The direction {file} is not a readable .npy file.", "Save it with numpy.save.") from error
-    if not isinstance(vector, np.ndarray) or vector.shape != (model.width,) or not np.isfinite(vector).all():
+    if not isinstance(vector, np.ndarray) or vector.dtype.kind not in "fiu" or vector.shape != (model.width,):
+        said = (
+            f"has {vector.dtype} of shape {vector.shape}" if isinstance(vector, np.ndarray) else "holds several arrays"
+        )
         raise InputRejected(
-            f"The direction {file} is not a finite vector of the model's width {model.width}.", "Save such a vector."
+            f"The direction {file} {said}; the model's width is {model.width}.",
+            f"Save real numbers of shape ({model.width},).",
+        )
+    with np.errstate(over="ignore"):  # what is too large for float32 is told below
+        vector = vector.astype(np.float32)
+    if not np.isfinite(vector).all() or not vector.any():
+        raise InputRejected(
+            f"The direction {file} {'is zero' if np.isfinite(vector).all() else 'is not finite in float32'}.",
+            "Save a vector that points somewhere.",
         )
     return TargetSpec("direction", file.stem, position, layer=layer, vector=vector)
 
 
+def _in_vocabulary(model: Model, token: int) -> int:
+    if not 0 <= token < len(model.unembedding):
+        raise InputRejected(
+            f"The target token id {token} is outside the vocabulary (0 to {len(model.unembedding) - 1}).",
+            "Name a token of the model.",
+        )
+    return token
+
+
+_ID = re.compile(r"id:(\d+)")
+
+
 def _one_token(model: Model, text: str) -> int:
+    numbered = _ID.fullmatch(text)
+    if numbered:
+        return _in_vocabulary(model, int(numbered[1]))
     pieces = model.tokenizer.encode(text, add_special_tokens=False)
     if len(pieces) != 1:
         parts = " + ".join(repr(model.token_text(piece)) for piece in pieces) or "nothing"

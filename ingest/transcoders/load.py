@@ -8,7 +8,7 @@ from types import ModuleType
 from atlas.circuit import UNKNOWN
 from atlas.errors import ModelRejected
 from ingest.models.base import Model
-from ingest.models.files import content_hash, is_name, locate
+from ingest.models.files import Place, content_hash, is_name, locate
 from ingest.transcoders import circuit_tracer, gemma_scope, gemma_scope_2, saelens
 from ingest.transcoders.layers import only_one
 from ingest.transcoders.set import TranscoderSet
@@ -30,13 +30,13 @@ def load_transcoders(name_or_folder: str | Path, model: Model) -> TranscoderSet:
     huggingface_hub (not run on the real hub).
     Raises ModelRejected: missing, damaged, unknown layout, another width or number of layers than the model's.
     """
-    place = locate(name_or_folder, "transcoder set", _look_over)
-    layout = next((layout for layout in LAYOUTS.values() if layout.fits(place.folder)), None)
-    if layout is None:
-        raise ModelRejected(
-            f"The transcoder set {name_or_folder} is in no known layout.", f"Known layouts: {', '.join(LAYOUTS)}."
-        )
+    place, layout = find_transcoders(name_or_folder)
     config, files, layers = layout.load(place.folder, model)
+    empty = next((number for number, layer in enumerate(layers) if not layer.n_features), None)
+    if empty is not None:
+        raise ModelRejected(
+            f"The transcoder of layer {empty} of {name_or_folder} has no features.", "Fetch or train the set again."
+        )
     digest = content_hash(files, place.folder)
     scan, model_name = config.get("scan"), config.get("model_name")
     return TranscoderSet(
@@ -48,6 +48,17 @@ def load_transcoders(name_or_folder: str | Path, model: Model) -> TranscoderSet:
         output_hook=config["feature_output_hook"],
         layers=layers,
     )
+
+
+def find_transcoders(name_or_folder: str | Path) -> tuple[Place, ModuleType]:
+    """Where the set lies and the layout it is in, nothing read yet. Raises ModelRejected: missing, unknown layout."""
+    place = locate(name_or_folder, "transcoder set", _look_over)
+    layout = next((layout for layout in LAYOUTS.values() if layout.fits(place.folder)), None)
+    if layout is None:
+        raise ModelRejected(
+            f"The transcoder set {name_or_folder} is in no known layout.", f"Known layouts: {', '.join(LAYOUTS)}."
+        )
+    return place, layout
 
 
 def _look_over(files: list[Path]) -> None:

@@ -83,6 +83,7 @@ def test_a_kept_full_graph_is_cut_anew_as_a_trace_would_cut_it(command):
     same = traced(command, "--node-threshold", "0.5", "The opposite of tall is")
     assert (same["circuit"], same["already"]) == (cut.json["circuit"], True)
     assert command("show", same["circuit"], "--json").json["collections"] == ["cut"]
+    assert record(command, cut.json["circuit"])["name"] == "the-opposite-of-tall-is-pruned-0.5-0.98"
     # the new circuit can be cut again, and back to the first
     assert command("prune", cut.json["circuit"], "--json").json["circuit"] == made
 
@@ -93,7 +94,7 @@ def test_a_trace_that_was_not_kept_is_kept_when_asked_again(command):
     assert missing.code == 1
     assert missing.err == (
         f"The full graph of {made} was not kept on this machine. "
-        "Trace again with --keep-full; then it can be pruned as often as you like.\n"
+        "Trace again with --keep-full; then it can be pruned as often as you like. An imported circuit is as its file was.\n"
     )
     again = traced(command, "--keep-full", "The opposite of young is")
     assert (again["circuit"], again["already"]) == (made, True)

@@ -12,6 +12,7 @@ from ingest.models import load_model
 from ingest.organism import model_path, transcoders_path
 from ingest.trace import parse_targets
 from ingest.trace.attribute import ENOUGH_POSITIONS, Prepared, prepare
+from ingest.trace.estimate import estimate_trace
 from ingest.transcoders import TranscoderSet, load_transcoders
 
 PROMPT = "The capital of the state containing Dallas is"
@@ -89,6 +90,18 @@ def test_a_weak_set_that_fits_is_not_warned_about_because_the_prompt_is_short(de
     assert prepared.explained_variance() < 0
     assert prepared.explained_beside_biases() > 0
     assert warnings(prepared) == []
+
+
+def test_a_prompt_on_which_nothing_fires_is_told_before_the_trace_and_by_the_dry_run(demo):
+    model, parts = demo
+    silent = copy(parts)
+    silent.layers = [copy(layer) for layer in parts.layers]
+    for layer in silent.layers:
+        layer.b_enc = layer.b_enc - 1000
+    (said,) = warnings(ready(model, silent, 5))
+    assert said.startswith("No feature of the transcoder set")
+    assert estimate_trace(model, silent, model.tokenizer.encode(PROMPT)[:5]).warnings == [said]
+    assert estimate_trace(*demo, model.tokenizer.encode(PROMPT)).warnings == []
 
 
 @pytest.mark.parametrize("name", ["is@3", "feature", "direction"])

@@ -186,19 +186,55 @@ def test_targets_that_make_no_sense(tiny, tiny_set, tmp_path):
     refusal(InputRejected, "not a difference of two", parse_targets, tiny, ["diff:w7"])
     refusal(InputRejected, "not a feature", parse_targets, tiny, ["feature:1/2"])
     refusal(InputRejected, "names layer 9; the model .* layers 0 to 2", parse_targets, tiny, ["feature:9/2/5"])
-    refusal(InputRejected, "not a readable .npy", parse_targets, tiny, [f"direction:{tmp_path / 'no.npy'}"])
-    np.save(tmp_path / "wrong.npy", np.ones(3))
-    refusal(
-        InputRejected,
-        "not a finite vector of .* width 24",
-        parse_targets,
-        tiny,
-        [f"direction:{tmp_path / 'wrong.npy'}"],
-    )
+    refusal(InputRejected, "names two positions", parse_targets, tiny, ["feature:0/2/5@1"])
+    refusal(InputRejected, "a token less itself", parse_targets, tiny, ["diff:w7|w7"])
+    refusal(InputRejected, "id 9999 is outside the vocabulary", parse_targets, tiny, ["diff:w7|id:9999"])
     far = parse_targets(tiny, ["w7@9"])
     refusal(InputRejected, "position 9; the prompt has 3 tokens", attribute, tiny, tiny_set, [1, 5, 6], targets=far)
     silent = parse_targets(tiny, ["feature:0/0/1"])
     refusal(InputRejected, "does not fire at position 0", attribute, tiny, tiny_set, [1, 5, 6], targets=silent)
+
+
+@pytest.mark.parametrize(
+    ("vector", "match"),
+    [
+        (np.ones(3), r"float64 of shape \(3,\); the model's width is 24"),
+        (np.array(["a"] * 24), "has <U1 of shape"),
+        (np.ones(24, complex), "has complex128"),
+        (np.full(24, 1e300), "not finite in float32"),
+        (np.full(24, np.nan), "not finite"),
+        (np.zeros(24), "is zero"),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_directions_that_make_no_sense(tiny, tmp_path, vector, match):
+    np.save(tmp_path / "one.npy", vector)
+    refusal(InputRejected, match, parse_targets, tiny, [f"direction:{tmp_path / 'one.npy'}"])
+
+
+def test_directions_that_are_no_vector_file(tiny, tmp_path):
+    refusal(InputRejected, "There is no file", parse_targets, tiny, [f"direction:{tmp_path / 'no.npy'}"])
+    (tmp_path / "text.npy").write_text("1 2 3")
+    refusal(InputRejected, "not a readable .npy", parse_targets, tiny, [f"direction:{tmp_path / 'text.npy'}"])
+
+
+def test_a_token_may_be_named_by_its_number(tiny):
+    (token,) = parse_targets(tiny, ["w7"])
+    assert parse_targets(tiny, [f"id:{token.tokens[0]}@-1"]) == [token]
+
+
+def test_weights_of_more_layers_than_the_config_has(model_copy):
+    config = json.loads((model_copy / "config.json").read_text())
+    (model_copy / "config.json").write_text(json.dumps(config | {"num_hidden_layers": config["num_hidden_layers"] - 1}))
+    refusal(ModelRejected, r"layers\.2\..* of a layer that the config leaves out", load_model, model_copy, device="cpu")
+
+
+def test_a_set_without_features(tiny, tmp_path):
+    folder = write_set(tmp_path / "set")
+    for file in folder.glob("layer_*.safetensors"):
+        tensors = {k: v[:0].contiguous() if k in ("W_enc", "b_enc", "W_dec") else v for k, v in load_file(file).items()}
+        save_file(tensors, file)
+    refusal(ModelRejected, "layer 0 .* has no features", load_transcoders, folder, tiny)
 
 
 def test_logits_that_overflow_the_dtype(model_copy, tmp_path):
