@@ -1,7 +1,7 @@
 """Verdicts: which statistic of a trace tells a transcoder set from one that means nothing, and where to cut.
 
-    python -m benchmarks.verdict [--held-out 8] [--seeds 3] [--large] [--write]
-    python -m benchmarks.verdict --smollm2 [--held-out 8] [--seeds 1]
+    python -m benchmarks.verdict [--held-out 8] [--seeds 10] [--large] [--write]
+    python -m benchmarks.verdict --smollm2 --held-out 5 --seeds 1
 
 Traces prompts with a trained set; with that set's decoders permuted within their layers, all of them, half or a quarter; and with
 random sets (encoders and decoders, about 16 features active). The shipped model: its sample prompts and held-out ones. `--smollm2`: a real
@@ -182,7 +182,7 @@ def columns(rows: dict[str, list[dict[str, float]]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--held-out", type=int, default=8, help="prompts of each task")
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--smollm2", action="store_true", help="a real language model in place of the shipped one")
     parser.add_argument("--large", action="store_true", help="also a random model of a real size (1.5 GiB)")
     parser.add_argument("--write", action="store_true", help="write atlas/verdict.json")
