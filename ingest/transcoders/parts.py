@@ -56,7 +56,9 @@ def build(
             raise ModelRejected(f"{file} has no tensor {names[name]}.", "Fetch the set again.")
     encoder = parts["w_enc"]
     if encoder.ndim != 2:
-        raise ModelRejected(f"{names['w_enc']} in {file} has {encoder.ndim} dimensions, not 2.", "Save it as (features, width).")
+        raise ModelRejected(
+            f"{names['w_enc']} in {file} has {encoder.ndim} dimensions, not 2.", "Save it as (features, width)."
+        )
     rows, width = encoder.shape
     if width != model.width:
         raise ModelRejected(
@@ -67,7 +69,9 @@ def build(
     shapes = {"w_enc": (rows, width), "b_enc": (rows,), "w_dec": decoder, "b_dec": (width,)}
     shapes |= {"threshold": (rows,), "w_skip": (width, width)}
     if top_k is not None and not 1 <= top_k <= rows:
-        raise ModelRejected(f"{file} keeps the {top_k} largest of {rows} features.", "Put a number from 1 to that into its config.")
+        raise ModelRejected(
+            f"{file} keeps the {top_k} largest of {rows} features.", "Put a number from 1 to that into its config."
+        )
     made: dict[str, torch.Tensor] = {}
     for name, tensor in parts.items():
         if tuple(tensor.shape) != shapes[name]:
@@ -76,7 +80,9 @@ def build(
                 "Save it in that shape, or fetch the set again.",
             )
         if not tensor.is_floating_point():
-            raise ModelRejected(f"{names[name]} in {file} holds no floating-point numbers.", "Save it as float32, float16 or bfloat16.")
+            raise ModelRejected(
+                f"{names[name]} in {file} holds no floating-point numbers.", "Save it as float32, float16 or bfloat16."
+            )
         large = name in ("w_enc", "w_dec")
         if (resident or not large) and not torch.isfinite(tensor).all():
             raise ModelRejected(f"{names[name]} in {file} holds NaN or infinity.", "Fetch or train the set again.")
