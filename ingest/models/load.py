@@ -116,6 +116,8 @@ def _read(folder: Path, dtype: torch.dtype, device_map: str | None) -> tuple[Any
         tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # a damaged folder makes the libraries below raise errors of any type
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        if isinstance(error, KeyError):  # whose text is the bare key
+            reason = f"{reason} is unknown or missing"
         raise ModelRejected(
             f"The {what} in {folder} cannot be loaded: {reason}.", "Fetch or train the model again."
         ) from error

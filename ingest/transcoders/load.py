@@ -55,8 +55,11 @@ def find_transcoders(name_or_folder: str | Path) -> tuple[Place, ModuleType]:
     place = locate(name_or_folder, "transcoder set", _look_over)
     layout = next((layout for layout in LAYOUTS.values() if layout.fits(place.folder)), None)
     if layout is None:
+        bare = any(place.folder.glob("*.safetensors"))  # as circuit-tracer's layers lie beside their config
+        missing = " it has *.safetensors and no config.yaml beside them." if bare else ""
         raise ModelRejected(
-            f"The transcoder set {name_or_folder} is in no known layout.", f"Known layouts: {', '.join(LAYOUTS)}."
+            f"The transcoder set {name_or_folder} is in no known layout{':' if bare else '.'}{missing}",
+            f"Known layouts: {', '.join(LAYOUTS)}.",
         )
     return place, layout
 

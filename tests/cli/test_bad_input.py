@@ -40,7 +40,7 @@ UNUSABLE_SETS = {
     "infinity": ("infinity", lambda folder: _weights(folder / "layer_1.safetensors", lambda w: w / 0)),
     "cut off": ("not a readable", lambda folder: os.truncate(folder / "layer_2.safetensors", 3000)),
     "config.yaml is no YAML": ("cannot be read", lambda folder: (folder / "config.yaml").write_text("a: [1\nb: }")),
-    "no config.yaml": ("no known layout", lambda folder: (folder / "config.yaml").unlink()),
+    "no config.yaml": ("and no config.yaml beside them", lambda folder: (folder / "config.yaml").unlink()),
 }
 
 
