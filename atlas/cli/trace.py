@@ -137,7 +137,7 @@ def trace(
         from ingest.transcoders import find_transcoders, load_transcoders
     find_transcoders(transcoders)  # a wrong name is said before a large model is read
     if common["targets"] == []:
-        raise UsageError("No target was named.", "Name at least one, or leave --targets out.")
+        raise InputRejected("No target was named.", "Name at least one, or leave --targets out.")
     if dry_run:
         return _dry_run(model, transcoders, prompt, numbers, common, keep_full, device, dtype, json)
     with opened() as atlas, progress_bar("Tracing", json) as report:

@@ -23,7 +23,7 @@ UNUSABLE_MODELS = {
     "no attention heads": ("cannot be loaded", lambda folder: _configure(folder, num_attention_heads=0)),
     "another width": ("of another shape", lambda folder: _configure(folder, hidden_size=64)),
     "more layers": ("model.layers.4", lambda folder: _configure(folder, num_hidden_layers=9)),
-    "fewer layers": ("has 4 layers", lambda folder: _configure(folder, num_hidden_layers=1)),
+    "fewer layers": ("of a layer that the config leaves out", lambda folder: _configure(folder, num_hidden_layers=1)),
     "no weights": ("holds no *.safetensors", lambda folder: (folder / "model.safetensors").unlink()),
     "weights cut off": ("cannot be loaded", lambda folder: os.truncate(folder / "model.safetensors", 5000)),
     "NaN in a weight": ("NaN", lambda folder: _weights(folder / "model.safetensors", lambda w: w * float("nan"))),
