@@ -73,7 +73,7 @@ def verdict(scores: Scores, evidence: Evidence | None = None) -> tuple[Verdict, 
         return UNTESTED, [_unknown(scores), *tested]
     cuts = thresholds()
     variance, replacement = scores.explained_variance or 0.0, scores.replacement or 0.0
-    source = f"The cuts were measured on one small model ({cuts.provenance['model']}); how they carry over to others is not known."
+    source = f"The cuts were measured on one small model ({cuts.provenance['model']}); on a larger one they erred towards diffuse."
     if variance < 0:
         said = f"On this prompt the transcoders reproduce the MLPs worse than a constant would (explained variance {variance:.2f})."
     else:
