@@ -3,7 +3,7 @@
     python scripts/smollm2.py                        # once: puts the model into .cache/smollm2
     python -m benchmarks.smollm2_set [--tokens 100000] [--features 2048] [--l0 32] [--steps 400]
 
-Small and briefly trained, so worse than published sets: enough to measure on (`benchmarks.verdict --set`), not to explain the model
+Small and briefly trained, so worse than published sets: enough to measure on (`benchmarks.verdict --smollm2`), not to explain the model
 with. No text is fetched: the model samples its own, at temperature 1. Makes .cache/smollm2-transcoders; a layer that is there already
 is kept, so a stopped run goes on.
 """
@@ -28,10 +28,8 @@ from ingest.organism.transcoder import CONFIG_YAML, Transcoder, collect_batches,
 SET = CACHE.with_name("smollm2-transcoders")
 LENGTH = 128  # tokens of a text
 HELD_OUT = 64  # texts: the first ones
-END_OF_TEXT = (
-    0  # what the model's training texts began with; a prompt begins with `FIRST`, as `ingest.trace.prompt` has it
-)
-FIRST = 1
+END_OF_TEXT = 0  # what the model's training texts began with
+FIRST = 1  # what a traced prompt begins with (`ingest.trace.prompt`)
 CONSOLE = Console(width=120)
 
 
@@ -63,9 +61,8 @@ def kept(model, ids: torch.Tensor, folder: Path, size: int = 32) -> None:
     """What every MLP gets and returns, by layer in files of float16: all of it would not fit into a laptop's memory."""
     folder.mkdir()
     for rows in ids.split(size):
-        for name, layers in zip(
-            ("in", "out"), collect_batches(model, [(rows, torch.ones_like(rows))], torch.float16), strict=True
-        ):
+        found = collect_batches(model, [(rows, torch.ones_like(rows))], torch.float16)
+        for name, layers in zip(("in", "out"), found, strict=True):
             for layer, values in enumerate(layers):
                 with (folder / f"{name}_{layer}").open("ab") as file:
                     values.numpy().tofile(file)

@@ -131,9 +131,15 @@ def parse_targets(model: Model, names: Sequence[str | int | TargetSpec]) -> list
         if isinstance(name, TargetSpec):
             spec = name
         elif isinstance(name, int):
-            spec = TargetSpec("token", "", tokens=(_in_vocabulary(model, name),))
+            spec = TargetSpec("token", "", tokens=(name,))
         else:
             spec = _parse(model, name)
+        outside = [i for i in spec.tokens if not 0 <= i < len(model.unembedding)]
+        if outside:
+            raise InputRejected(
+                f"The target token id {outside[0]} is outside the vocabulary (0 to {len(model.unembedding) - 1}).",
+                "Name a token of the model.",
+            )
         if spec.kind == "token":
             spec = TargetSpec("token", model.token_text(spec.tokens[0]), spec.position, spec.tokens)
         specs[spec] = None
@@ -214,22 +220,13 @@ def _direction(model: Model, body: str, position: int) -> TargetSpec:
     return TargetSpec("direction", file.stem, position, layer=layer, vector=vector)
 
 
-def _in_vocabulary(model: Model, token: int) -> int:
-    if not 0 <= token < len(model.unembedding):
-        raise InputRejected(
-            f"The target token id {token} is outside the vocabulary (0 to {len(model.unembedding) - 1}).",
-            "Name a token of the model.",
-        )
-    return token
-
-
 _ID = re.compile(r"id:(\d+)")
 
 
 def _one_token(model: Model, text: str) -> int:
     numbered = _ID.fullmatch(text)
     if numbered:
-        return _in_vocabulary(model, int(numbered[1]))
+        return int(numbered[1])
     pieces = model.tokenizer.encode(text, add_special_tokens=False)
     if len(pieces) != 1:
         parts = " + ".join(repr(model.token_text(piece)) for piece in pieces) or "nothing"

@@ -57,7 +57,8 @@ def build(
     encoder = parts["w_enc"]
     if encoder.ndim != 2:
         raise ModelRejected(
-            f"{names['w_enc']} in {file} has {encoder.ndim} dimensions, not 2.", "Save it as (features, width)."
+            f"{names['w_enc']} in {file} has {encoder.ndim} dimensions, not 2.",
+            "docs/trace.md has the shapes of each layout.",
         )
     rows, width = encoder.shape
     if width != model.width:
@@ -77,7 +78,7 @@ def build(
         if tuple(tensor.shape) != shapes[name]:
             raise ModelRejected(
                 f"{names[name]} in {file} has the shape {tuple(tensor.shape)}, not {shapes[name]}.",
-                "Save it in that shape, or fetch the set again.",
+                "docs/trace.md has the shapes of each layout; or fetch the set again.",
             )
         if not tensor.is_floating_point():
             raise ModelRejected(

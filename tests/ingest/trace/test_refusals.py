@@ -16,7 +16,7 @@ from atlas.errors import AtlasError, InputRejected, ModelRejected, UsageError
 from ingest.models import load_model
 from ingest.trace import attribute
 from ingest.trace.prompt import prompt_ids
-from ingest.trace.targets import parse_targets
+from ingest.trace.targets import TargetSpec, parse_targets
 from ingest.transcoders import load_transcoders
 from tests.ingest.trace.conftest import write_set
 
@@ -189,6 +189,8 @@ def test_targets_that_make_no_sense(tiny, tiny_set, tmp_path):
     refusal(InputRejected, "names two positions", parse_targets, tiny, ["feature:0/2/5@1"])
     refusal(InputRejected, "a token less itself", parse_targets, tiny, ["diff:w7|w7"])
     refusal(InputRejected, "id 9999 is outside the vocabulary", parse_targets, tiny, ["diff:w7|id:9999"])
+    beyond = TargetSpec("difference", "", tokens=(5, 9999))
+    refusal(InputRejected, "id 9999 is outside the vocabulary", parse_targets, tiny, [beyond])
     far = parse_targets(tiny, ["w7@9"])
     refusal(InputRejected, "position 9; the prompt has 3 tokens", attribute, tiny, tiny_set, [1, 5, 6], targets=far)
     silent = parse_targets(tiny, ["feature:0/0/1"])
