@@ -59,8 +59,9 @@ class Frozen(ABC):
         is diagonal, a vector at the output hook -> what is added to the stream."""
 
     @abstractmethod
-    def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
-        """(B, d) or (B, p, d) gradient at the input hook at `positions` -> gradient at the residual stream before the MLP."""
+    def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice | torch.Tensor) -> torch.Tensor:
+        """(B, p, d) gradient at the input hook at `positions`, or (B, d) at one, or each at its own (B,) -> gradient at the residual
+        stream before the MLP."""
 
     @abstractmethod
     def input_constant(self, layer: int) -> torch.Tensor | None:
@@ -73,6 +74,10 @@ class Frozen(ABC):
     @abstractmethod
     def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         """(B, p, d) gradient after the layer's attention -> what reaches the layer's beginning through it."""
+
+    @abstractmethod
+    def attention_work(self, positions: int) -> float:
+        """Multiply-adds of a layer's attention at one position, on average over so many."""
 
     # -- the same maps forwards, for following a source. n key/value heads of size h, each
     # -- read by g query heads; query head number = (key/value head) * g + place in its group

@@ -273,7 +273,7 @@ class FrozenDecoder(Frozen):
         scale = self.output_scales[layer]
         return grad if scale is None else grad * scale[positions]
 
-    def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
+    def input_back(self, layer: int, grad: torch.Tensor, positions: int | slice | torch.Tensor) -> torch.Tensor:
         if self.input_hook == "hook_resid_mid":
             return grad
         norm = self.blocks[layer].mlp_norm
@@ -299,6 +299,10 @@ class FrozenDecoder(Frozen):
             for head, gathered in enumerate(products(pattern[:, after, keys].transpose(1, 2), heads[:, after])):
                 values[:, keys, head] = gathered.unflatten(1, (rows, -1)).transpose(0, 1)
         return product(values.flatten(2), self.values[layer])
+
+    def attention_work(self, positions: int) -> float:
+        group, (values, width) = self.patterns[0].shape[1], self.values[0].shape
+        return values * (width * (group + 1) + group * positions / 2)
 
     def pattern(self, layer: int) -> torch.Tensor:
         return self.patterns[layer]

@@ -10,7 +10,7 @@ import torch
 # oneDNN keeps code and buffers for every shape that it has met, some 200 KiB each. So products are made of a few shapes: blocks
 # of rows, the last of them filled up with zeros.
 BLOCK, STEP = 384, 32
-WORTH_IT = 2**22  # multiply-adds; below, what a call of oneDNN costs by itself is more than it saves
+WORTH_IT = 2**24  # multiply-adds; below, what a call of oneDNN costs by itself is more than it saves
 
 
 @cache

@@ -220,12 +220,10 @@ class Prepared:
         share = 1.0 if max_features is None else min(1.0, max_features / order.n_features)
         sources = np.ones_like(features)  # a token, and below an error at each layer
         sources[1:] += features[:-1]
-        kv_heads, group = frozen.pattern(0).shape[:2]
-        head = frozen.attention_values(0, frozen.final[None, :1]).shape[-1]
-        attention = kv_heads * head * (engine.width * (group + 1) + group * order.n_positions / 2)
         edges = self.inputs_at_most().sum()
         most = min(max(CARRIED_BYTES[0], 3 * edges), CARRIED_BYTES[1])  # beside what the edges take anyway
-        best = best_layer(share * features + ends, sources, engine.width, attention, most)
+        attention, calls = frozen.attention_work(order.n_positions), engine.walk_work
+        best = best_layer(share * features + ends, sources, engine.width, attention, calls, most)
         if best:
             engine.carried = Upward(frozen, self.transcoders, self.sources, order).to(best)
 

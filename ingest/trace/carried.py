@@ -34,7 +34,7 @@ class Carried:
         p = grad.shape[1]
         for position in range(p):
             become = self.vectors[position][: p - position].flatten(0, 1)
-            effects[:, self.rows[position]] += (grad[:, position:].flatten(1) @ become).float()
+            effects.index_add_(1, self.rows[position], (grad[:, position:].flatten(1) @ become).float())
         constants += (grad.flatten(1) @ self.constant[:p].flatten()).float()
 
 
@@ -62,7 +62,7 @@ class Upward:
         for layer in range(top):
             self._through(layer, stream[: ends[layer]], position)
             writes = self.sources.writes[layer][position]
-            written = self.frozen.output_back(layer, writes.vectors.T, position)
+            written = self.frozen.output_back(layer, writes.vectors, position)
             error = ends[layer + 1] - 1
             at: slice | torch.Tensor = slice(ends[layer], error)
             if not isinstance(writes.columns, slice):  # a cross-layer feature writes again above its own layer
@@ -77,7 +77,7 @@ class Upward:
         everywhere = slice(0, len(stream))
         for layer in range(top):
             self._through(layer, stream[None], 0, biases=True)
-            written = torch.stack([writes.vectors[:, -1] for writes in self.sources.writes[layer]])
+            written = torch.stack([writes.vectors[-1] for writes in self.sources.writes[layer]])
             stream += frozen.output_back(layer, written, everywhere)
         return stream
 
@@ -107,11 +107,13 @@ def _places(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
     return order[torch.searchsorted(rows[order], wanted)]
 
 
-def best_layer(targets: np.ndarray, sources: np.ndarray, width: int, attention: float, most_bytes: float) -> int:
+def best_layer(
+    targets: np.ndarray, sources: np.ndarray, width: int, attention: float, calls: float, most_bytes: float
+) -> int:
     """The layer at which to meet, by multiply-adds; 0: nowhere, gradients go all the way.
 
     targets: (L + 1, P) how many stand at each layer and position (L: above all); sources: (L + 1, P) tokens in row 0, then those of
-    layer 0 and so on; attention: multiply-adds of a layer's attention at one position; most_bytes: that may be carried, in float32.
+    layer 0 and so on; attention: multiply-adds of a layer's attention at one position; calls: as many as a walk through a layer costs anyway; most_bytes: that may be carried, in float32.
     """
     n_layers, p = targets.shape[0] - 1, targets.shape[1]
     layers, reached = np.arange(n_layers + 1)[:, None], np.arange(1, p + 1)
@@ -127,6 +129,6 @@ def best_layer(targets: np.ndarray, sources: np.ndarray, width: int, attention: 
         down = (targets * (layers + 1 - m * (layers >= m)) * reached).sum()
         up = (places * (m - np.arange(m + 1))).sum()
         meeting = targets[m:].sum(axis=0) @ beyond @ below.sum(axis=0)
-        return float((down + up) * attention + meeting * width)
+        return float((down + up) * attention + meeting * width + m * p * calls)
 
     return min(range(n_layers), key=cost)

@@ -59,7 +59,7 @@ def estimate_trace(
         there = there[max(0, (len(there) - size) // 2) :][:size]  # of middling layers
         there = there[np.argsort(-ready.engine.heights(layer[there], there), kind="stable")]
         start = time.monotonic()
-        ready.engine.rows(layer[there], there, int(position[there[0]]))
+        ready.engine.rows(layer[there], there, position[there])
         spent += time.monotonic() - start
         done += float(_cost(ready, layer[there], position[there]).sum())
     streamed = must_stream(

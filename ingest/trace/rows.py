@@ -15,7 +15,7 @@ from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 
 Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 Batch = tuple[np.ndarray, torch.Tensor, torch.Tensor]  # (B,) node rows, (B, n_sources) effects, (B,) those of constants
-CACHE_BYTES = 16 * 2**20  # of one core
+CACHE_BYTES = 8 * 2**20  # of one core
 MAPPED_BYTES = 16 * 2**20  # well below the size from which glibc gives every tensor back to the system when it is freed
 
 
@@ -44,17 +44,33 @@ class Batches:
         When memory runs out, the batch is halved, from then on; what was given out already is not computed again.
         """
         met = self.layer[rows] >= self.engine.meets_at
-        for position in np.unique(self.position[rows]).tolist():
-            for side in (met, ~met):
-                there = rows[side & (self.position[rows] == position)]
-                yield from self._together(there, position)
+        for side in (met, ~met):
+            for there in self._walks(rows[side]):
+                yield from self._together(there)
 
-    def _together(self, there: np.ndarray, position: int) -> Iterator[Batch]:
+    def _walks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """These rows by position, those of neighbouring positions together where that is less work than a walk for each: all of
+        a batch are carried over the positions of the last."""
+        position, walk, last = self.position[rows], np.zeros(0, np.int64), 0
+        for here in np.unique(position).tolist():
+            there = rows[position == here]
+            filled = len(walk) * (here - last) * self.engine.frozen.attention_work(here + 1)
+            if filled > self.engine.walk_work or len(walk) + len(there) > (
+                self.limit or batch_rows(self.engine, here + 1)
+            ):
+                yield walk
+                walk = there[:0]
+            walk, last = np.concatenate([walk, there]), here
+        yield walk
+
+    def _together(self, there: np.ndarray) -> Iterator[Batch]:
         there = there[np.argsort(-self.engine.heights(self.layer[there], there), kind="stable")]
         start = 0
         while start < len(there):
-            batch = there[start : start + self._size(position, len(there) - start)]
-            computed = if_it_fits(partial(self.engine.rows, self.layer[batch], batch, position), len(batch), "target")
+            left = there[start:]
+            batch = left[: self._size(int(self.position[left].max()), len(left))]
+            places = self.layer[batch], batch, self.position[batch]
+            computed = if_it_fits(partial(self.engine.rows, *places), len(batch), "target")
             if computed is None:
                 self.limit = len(batch) // 2
                 continue
@@ -99,11 +115,19 @@ class _Region:
     def close(self) -> None:
         """Move the rows together, in place."""
         ends = np.concatenate([[0], np.cumsum(self.lengths)])
-        for to, start, length in zip(ends[:-1], self.starts[:-1], self.lengths, strict=True):
-            if to != start:
-                for values in (self.columns, self.weights):
-                    values[to : to + length] = values[start : start + length]
+        for first, last in slabs(ends):
+            to = slice(ends[first], ends[last])
+            entries = _ranges(self.starts[first:last], self.lengths[first:last])
+            for values in (self.columns, self.weights):
+                values[to] = values[entries]
         self.starts, self.columns, self.weights = ends, self.columns[: ends[-1]], self.weights[: ends[-1]]
+
+
+def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+    """starts[0], starts[0] + 1, ... `lengths[0]` numbers, then those from starts[1] on, and so on."""
+    ends = np.cumsum(lengths)
+    shifts: np.ndarray = np.repeat(starts - ends + lengths, lengths)
+    return shifts + np.arange(len(shifts))
 
 
 class Kept:
@@ -136,11 +160,10 @@ class Kept:
         weights = effects[row, column].cpu().numpy()
         columns = (column if self.columns is None else self.columns[column]).to(torch.int32).cpu().numpy()
         counts = torch.bincount(row, minlength=len(batch)).cpu().numpy()
-        ends = np.cumsum(counts)
-        for place, count, end in zip(np.searchsorted(region.rows, batch), counts, ends, strict=True):
-            to = slice(region.starts[place], region.starts[place] + count)
-            region.columns[to], region.weights[to] = columns[end - count : end], weights[end - count : end]
-            region.lengths[place] = count
+        places = np.searchsorted(region.rows, batch)
+        entries = _ranges(region.starts[places], counts)
+        region.columns[entries], region.weights[entries] = columns, weights
+        region.lengths[places] = counts
 
     def influence(self, target_weights: np.ndarray, layers: np.ndarray) -> np.ndarray:
         """(N,) influence on the targets over the rows that are known by now; nothing flows through the others.

@@ -15,7 +15,7 @@ from ingest.transcoders.set import TranscoderSet
 class Writes:
     """What is written at one layer's output hook at one position."""
 
-    vectors: torch.Tensor  # (d, n + 2): features' scaled decoders, the error, the constant
+    vectors: torch.Tensor  # (n + 2, d): features' scaled decoders, the error, the constant
     columns: slice | torch.Tensor  # (n,) node rows of the features; with a cross-layer set of layers below, too
 
 
@@ -73,23 +73,30 @@ def find_sources(
         errors[layer, first:] = (output - reconstruction)[first:]
         constants = transcoder.b_dec.expand_as(output).clone()
         constants[:first] = output[:first] if skip is None else (output - skip)[:first]
-        sources = [(starts[source], vectors) for source, _, vectors in written[layer]]
-        writes.append([_writes(sources, p, errors[layer, p], constants[p]) for p in range(n_positions)])
-        del sources
+        writes.append(_writes(written[layer], starts, errors[layer], constants))
         written[layer].clear()  # copied by now; of a long prompt they are gigabytes
     return Sources(torch.cat(found), torch.cat(values), starts, writes, encoders, torch.cat(biases), errors)
 
 
 def _writes(
-    sources: list[tuple[list[int], torch.Tensor]], position: int, error: torch.Tensor, constant: torch.Tensor
-) -> Writes:
-    """sources: per layer that writes here, its starts and its features' scaled decoders (n, d)."""
-    spans = [(starts[position], starts[position + 1]) for starts, _ in sources]
-    vectors = [
-        rows[first - starts[0] : last - starts[0]] for (starts, rows), (first, last) in zip(sources, spans, strict=True)
-    ]
-    if len(spans) == 1:
-        columns: slice | torch.Tensor = slice(*spans[0])
-    else:
-        columns = torch.cat([torch.arange(first, last, device=error.device) for first, last in spans])
-    return Writes(torch.cat([*vectors, error[None], constant[None]]).T.contiguous(), columns)
+    written: list[tuple[int, torch.Tensor, torch.Tensor]],
+    starts: list[list[int]],
+    errors: torch.Tensor,
+    constants: torch.Tensor,
+) -> list[Writes]:
+    """By position, of one layer's hook. written: per layer that writes there, its number, and its features' positions (n,) and
+    scaled decoders (n, d), sorted by position; errors, constants: (P, d)."""
+    everywhere = torch.arange(len(errors), device=errors.device)
+    order = torch.cat([*(position for _, position, _ in written), everywhere, everywhere]).argsort(stable=True)
+    vectors = torch.cat([*(scaled for _, _, scaled in written), errors, constants])[order]
+    made, begin = [], 0
+    for p in range(len(errors)):
+        spans = [(starts[layer][p], starts[layer][p + 1]) for layer, _, _ in written]
+        end = begin + sum(last - first for first, last in spans) + 2
+        if len(spans) == 1:
+            columns: slice | torch.Tensor = slice(*spans[0])
+        else:
+            columns = torch.cat([torch.arange(first, last, device=errors.device) for first, last in spans])
+        made.append(Writes(vectors[begin:end], columns))
+        begin = end
+    return made

@@ -74,7 +74,7 @@ def counts(layers: int, positions: int, each: float) -> tuple[np.ndarray, np.nda
 
 def test_the_best_layer_is_a_third_of_them_for_short_prompts_and_low_for_long_ones():
     width, attention = 576, 442_000.0
-    best = {p: best_layer(*counts(30, p, 16), width, attention, np.inf) for p in (4, 11, 32, 64, 256)}
+    best = {p: best_layer(*counts(30, p, 16), width, attention, 0, np.inf) for p in (4, 11, 32, 64, 256)}
     assert 9 <= best[11] <= 11
     assert best[4] >= best[11] >= best[32] >= best[64] >= best[256]
     assert best[256] <= 2
@@ -83,8 +83,8 @@ def test_the_best_layer_is_a_third_of_them_for_short_prompts_and_low_for_long_on
 def test_little_memory_or_few_targets_keep_it_low():
     width, attention = 576, 442_000.0
     targets, sources = counts(30, 11, 16)
-    assert best_layer(targets, sources, width, attention, 0) == 0
-    held = [best_layer(targets, sources, width, attention, most) for most in (2**22, 2**23, 2**24, 2**25)]
+    assert best_layer(targets, sources, width, attention, 0, 0) == 0
+    held = [best_layer(targets, sources, width, attention, 0, most) for most in (2**22, 2**23, 2**24, 2**25)]
     assert held == sorted(held)
     assert 0 < held[0] < held[-1]
-    assert best_layer(targets / 1000, sources, width, attention, np.inf) == 0
+    assert best_layer(targets / 1000, sources, width, attention, 0, np.inf) == 0
