@@ -15,7 +15,7 @@ from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 
 Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 Batch = tuple[np.ndarray, torch.Tensor, torch.Tensor]  # (B,) node rows, (B, n_sources) effects, (B,) those of constants
-CACHE_BYTES = 8 * 2**20  # of one core
+CACHE_BYTES = 16 * 2**20  # of one core
 MAPPED_BYTES = 16 * 2**20  # well below the size from which glibc gives every tensor back to the system when it is freed
 
 
@@ -115,19 +115,11 @@ class _Region:
     def close(self) -> None:
         """Move the rows together, in place."""
         ends = np.concatenate([[0], np.cumsum(self.lengths)])
-        for first, last in slabs(ends):
-            to = slice(ends[first], ends[last])
-            entries = _ranges(self.starts[first:last], self.lengths[first:last])
-            for values in (self.columns, self.weights):
-                values[to] = values[entries]
+        for to, start, length in zip(ends[:-1], self.starts[:-1], self.lengths, strict=True):
+            if to != start:
+                for values in (self.columns, self.weights):
+                    values[to : to + length] = values[start : start + length]
         self.starts, self.columns, self.weights = ends, self.columns[: ends[-1]], self.weights[: ends[-1]]
-
-
-def _ranges(starts: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """starts[0], starts[0] + 1, ... `lengths[0]` numbers, then those from starts[1] on, and so on."""
-    ends = np.cumsum(lengths)
-    shifts: np.ndarray = np.repeat(starts - ends + lengths, lengths)
-    return shifts + np.arange(len(shifts))
 
 
 class Kept:
@@ -160,10 +152,11 @@ class Kept:
         weights = effects[row, column].cpu().numpy()
         columns = (column if self.columns is None else self.columns[column]).to(torch.int32).cpu().numpy()
         counts = torch.bincount(row, minlength=len(batch)).cpu().numpy()
-        places = np.searchsorted(region.rows, batch)
-        entries = _ranges(region.starts[places], counts)
-        region.columns[entries], region.weights[entries] = columns, weights
-        region.lengths[places] = counts
+        ends = np.cumsum(counts)
+        for place, count, end in zip(np.searchsorted(region.rows, batch), counts, ends, strict=True):
+            to = slice(region.starts[place], region.starts[place] + count)
+            region.columns[to], region.weights[to] = columns[end - count : end], weights[end - count : end]
+            region.lengths[place] = count
 
     def influence(self, target_weights: np.ndarray, layers: np.ndarray) -> np.ndarray:
         """(N,) influence on the targets over the rows that are known by now; nothing flows through the others.
