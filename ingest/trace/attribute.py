@@ -11,8 +11,9 @@ Method: Ameisen et al. 2025, *Circuit Tracing: Revealing Computational Graphs in
 4. Where it is less work, sources of the lowest layers are carried up instead (`ingest.trace.carried`).
 5. The effects are collected as sparse rows.
 
-Rows of a batch share a position, so that only positions up to it are carried, and are sorted by layer from the top, so
-that each takes part only below its own layer.
+Rows of a batch share a position, so that only positions up to it are carried, or neighbouring ones where the calls of a walk
+for each would cost more than products with zeros. They are sorted by layer from the top, so that each takes part only below
+its own layer.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ import torch
 
 from ingest.models import load_model
 from ingest.trace import attribute
+from ingest.trace.attribute import Prepared
+from ingest.trace.backward import Backward
 from ingest.trace.prompt import prompt_ids
 from ingest.transcoders import load_transcoders
 from tests.ingest.trace.test_reference import FAMILY_DATA, assert_same_matrix, reference
@@ -40,6 +42,31 @@ def test_every_batch_size_gives_the_same_graph(pair, batch_size):
     theirs = reference(f"{pair}/long")
     graph = attribute(model, parts, theirs["input_ids"].tolist(), batch_size=batch_size)
     assert_same_matrix(graph.matrix.toarray(), theirs["adjacency_matrix"])
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+@pytest.mark.parametrize("meets", [False, True], ids=["down only", "meeting"])
+def test_however_many_positions_share_a_walk_the_graph_is_the_same(pair, meets, monkeypatch):
+    model, parts = load(pair)
+    theirs = reference(f"{pair}/long")
+    if not meets:
+        monkeypatch.setattr(Prepared, "meet", lambda *_: None)
+    widths = []
+    rows = Backward.rows
+
+    def counted(self, layers, nodes, positions):
+        widths[-1].append(len(np.unique(positions)))
+        return rows(self, layers, nodes, positions)
+
+    monkeypatch.setattr(Backward, "rows", counted)
+    for work in (0.0, 2.0**16, 2.0**40):
+        monkeypatch.setattr(Backward, "walk_work", work)
+        widths.append([])
+        graph = attribute(model, parts, theirs["input_ids"].tolist())
+        assert_same_matrix(graph.matrix.toarray(), theirs["adjacency_matrix"])
+    apart, some, together = widths
+    assert max(apart) == 1 < max(some)
+    assert len(apart) > len(some) > len(together)
 
 
 def test_a_prompt_with_its_bos_and_one_without_give_the_same_graph():
