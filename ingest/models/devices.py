@@ -1,6 +1,9 @@
-"""Which device and dtype to compute in."""
+"""Which device and dtype to compute in, and on how many threads."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -8,7 +11,7 @@ from atlas.errors import UsageError
 
 DTYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
-
+ALONE = 2**20  # see `few_threads`
 SPREAD = "auto"  # over the devices of this machine, as accelerate does
 
 
@@ -34,3 +37,16 @@ def choose_dtype(dtype: str | torch.dtype | None) -> torch.dtype:
     if name not in DTYPES:
         raise UsageError(f"The dtype {name!r} is not known.", f"Choose one of {', '.join(DTYPES)}.")
     return DTYPES[name]
+
+
+@contextmanager
+def few_threads(layers: int, positions: int, width: int) -> Iterator[None]:
+    """One thread for so small a model and prompt: its products take some 20 microseconds each, and threads wait for one another
+    as long (the shipped model: the same wall time on two, for twice the CPU-seconds)."""
+    before = torch.get_num_threads()  # torch keeps this by thread, so that tracing beside one another does no harm
+    if layers * positions * width**2 <= ALONE:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

@@ -28,6 +28,7 @@ from scipy import sparse
 
 from atlas.errors import InputRejected, ModelRejected
 from ingest.models.base import Frozen, Model
+from ingest.models.devices import few_threads
 from ingest.trace.backward import Backward
 from ingest.trace.carried import Upward, best_layer
 from ingest.trace.graph import FullGraph, NodeOrder, target_weights
@@ -87,6 +88,17 @@ def attribute_prepared(
     that is all that pruning and scores need (`FullGraph.input_totals` has the rest).
     """
     ready.check(max_features, warn)
+    with few_threads(*ready.frozen.inputs.shape):
+        return _computed(ready, max_features, batch_size, progress, among_computed)
+
+
+def _computed(
+    ready: Prepared,
+    max_features: int | None,
+    batch_size: int | None,
+    progress: Progress | None,
+    among_computed: bool,
+) -> FullGraph:
     ready.meet(max_features)
     order = ready.order
     ends = np.arange(order.n_sources, order.size)
@@ -305,6 +317,19 @@ def prepare(
     """Arguments and errors as of `attribute`."""
     ids = list(token_ids)
     _check_pair(model, transcoders)
+    with few_threads(model.n_layers, len(ids), model.width):
+        return _prepared(model, transcoders, ids, targets, logit_token_ids, max_logits, logit_mass)
+
+
+def _prepared(
+    model: Model,
+    transcoders: TranscoderSet,
+    ids: list[int],
+    targets: Sequence[TargetSpec] | None,
+    logit_token_ids: Sequence[int] | None,
+    max_logits: int,
+    logit_mass: float,
+) -> Prepared:
     frozen = model.freeze(ids, transcoders.input_hook, transcoders.output_hook)
     if not torch.isfinite(frozen.logits).all():
         raise ModelRejected(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from ingest.models import load_model
+from ingest.models import devices, load_model
 from ingest.trace import attribute
 from ingest.trace.attribute import Prepared
 from ingest.trace.backward import Backward
@@ -117,3 +117,19 @@ def test_a_batch_of_prompts_padded_on_the_right_reads_the_same_features(pair):
     for row, length in ((0, 5), (1, 8)):
         alone = model.freeze(batch[row, :length].tolist(), parts.input_hook, parts.output_hook).inputs
         torch.testing.assert_close(inputs[:, row, :length], alone, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("alone", [0, 2**40])
+def test_a_small_trace_takes_one_thread_and_gives_the_others_back(alone, monkeypatch):
+    monkeypatch.setattr(devices, "ALONE", alone)
+    model, parts = load(PAIRS[0])
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        seen = []
+        attribute(model, parts, IDS, progress=lambda *_: seen.append(torch.get_num_threads()))
+        after = torch.get_num_threads()
+    finally:
+        torch.set_num_threads(before)
+    assert set(seen) == ({1} if alone else {3})
+    assert after == 3
