@@ -185,8 +185,7 @@ class DecoderModel(Model):
 
 
 class FrozenDecoder(Frozen):
-    """See Frozen. `patterns`: (n, group, queries, keys) with the norms' scales in; `values`, `outputs_of_heads`: weights
-    with the norms' weights in."""
+    """See Frozen. `patterns`: (n, group, queries, keys) with the norms' scales in."""
 
     def __init__(
         self,
@@ -223,7 +222,7 @@ class FrozenDecoder(Frozen):
             else b.post_mlp_norm.scale(seen["mlp", i]) * b.post_mlp_norm.weight
             for i, b in enumerate(blocks)
         ]
-        self.patterns, self.values, self.heads, self.attention_constants = [], [], [], []
+        self.patterns, self.attention_constants = [], []
         for i, block in enumerate(blocks):
             norm, post = block.attention_norm, block.post_attention_norm
             pattern = seen["pattern", i] * norm.scale(seen["pre", i])[:, 0]
@@ -232,8 +231,6 @@ class FrozenDecoder(Frozen):
                 pattern = pattern * after
             kv_heads = block.value.weight.shape[0] // block.head_size
             self.patterns.append(pattern.unflatten(0, (kv_heads, -1)))
-            self.values.append(norm.centre(block.value.weight * norm.weight).contiguous())
-            self.heads.append(block.output_weight if post is None else post.weight[:, None] * block.output_weight)
             self.attention_constants.append(_attention_constant(block, self.patterns[-1].shape[1], after))
 
     @torch.inference_mode()
@@ -284,24 +281,35 @@ class FrozenDecoder(Frozen):
     def input_constant(self, layer: int) -> torch.Tensor | None:
         return self.blocks[layer].mlp_norm.bias if self.input_hook == "mlp.hook_in" else None
 
+    # Weights with the norms' weights in are made where they are used: kept, they would take a good part of a model's memory again.
+
+    def _values(self, layer: int) -> torch.Tensor:
+        """(n * h, d) what all heads read."""
+        norm, value = self.blocks[layer].attention_norm, self.blocks[layer].value
+        return norm.centre(value.weight * norm.weight).contiguous()
+
+    def _heads(self, layer: int) -> torch.Tensor:
+        """(d, n * g * h) what all heads write."""
+        block, post = self.blocks[layer], self.blocks[layer].post_attention_norm
+        return block.output_weight if post is None else post.weight[:, None] * block.output_weight
+
     def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         rows, p, width = grad.shape
         kv_heads, group = self.patterns[layer].shape[:2]
         # a key-value head's queries and group as one dimension, outermost: what comes after a key is then one slice
         pattern = self.patterns[layer][:, :, :p, :p].transpose(1, 2).flatten(1, 2)  # (n, queries * g, keys)
-        heads = product(grad.reshape(-1, width), self.heads[layer]).view(rows, p, kv_heads, group, -1)
+        reads = self._values(layer)
+        heads = product(grad.reshape(-1, width), self._heads(layer)).view(rows, p, kv_heads, group, -1)
         heads = heads.permute(2, 1, 3, 0, 4).reshape(kv_heads, p * group, -1)  # (n, queries * g, rows * h)
-        values = grad.new_empty(
-            rows, p, *self.values[layer].unflatten(0, (kv_heads, -1)).shape[:2]
-        )  # (rows, keys, n, h)
+        values = grad.new_empty(rows, p, kv_heads, len(reads) // kv_heads)  # (rows, keys, n, h)
         for first in range(0, p, POSITIONS):
             keys, after = slice(first, min(first + POSITIONS, p)), slice(first * group, None)
             for head, gathered in enumerate(products(pattern[:, after, keys].transpose(1, 2), heads[:, after])):
                 values[:, keys, head] = gathered.unflatten(1, (rows, -1)).transpose(0, 1)
-        return product(values.flatten(2), self.values[layer])
+        return product(values.flatten(2), reads)
 
     def attention_work(self, positions: int) -> float:
-        group, (values, width) = self.patterns[0].shape[1], self.values[0].shape
+        group, (values, width) = self.patterns[0].shape[1], self.blocks[0].value.weight.shape
         return values * (width * (group + 1) + group * positions / 2)
 
     def pattern(self, layer: int) -> torch.Tensor:
@@ -309,7 +317,7 @@ class FrozenDecoder(Frozen):
 
     def attention_values(self, layer: int, stream: torch.Tensor) -> torch.Tensor:
         kv_heads = self.patterns[layer].shape[0]
-        return product(stream, self.values[layer].T).unflatten(-1, (kv_heads, -1))
+        return product(stream, self._values(layer).T).unflatten(-1, (kv_heads, -1))
 
     def attention_write(self, layer: int, values: torch.Tensor, first: int = 0) -> torch.Tensor:
         rows, p, kv_heads, size = values.shape
@@ -321,11 +329,11 @@ class FrozenDecoder(Frozen):
             queries, before = slice(start, min(start + POSITIONS, p)), slice(0, min(start + POSITIONS, p))
             for head, read in enumerate(products(pattern[:, queries, :, before].flatten(1, 2), values[:, before])):
                 gathered[:, queries, head] = read.view(-1, group, rows, size).permute(2, 0, 1, 3)
-        return product(gathered.flatten(2), self.heads[layer].T)
+        return product(gathered.flatten(2), self._heads(layer).T)
 
     def head_gradients(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
         kv_heads, group = self.patterns[layer].shape[:2]
-        return (grad @ self.heads[layer]).view(len(grad), kv_heads, group, -1)
+        return (grad @ self._heads(layer)).view(len(grad), kv_heads, group, -1)
 
     def skip_forward(self, layer: int, stream: torch.Tensor, w_skip: torch.Tensor, first: int = 0) -> torch.Tensor:
         norm = self.blocks[layer].mlp_norm
