@@ -8,7 +8,7 @@ Method: Ameisen et al. 2025, *Circuit Tracing: Revealing Computational Graphs in
    at its own layer and at those above; its effect on a target is the sum over them.
 3. The gradient of each target (a feature's pre-activation, a centred logit) is carried down through the frozen linear
    maps. At each layer and position one matrix product gives the effects of all sources there.
-4. Where it is less work, sources of the lowest layers are carried up instead (`ingest.trace.carried`).
+4. Where it is less work, sources of the lowest layers are carried up instead, past the features there (`ingest.trace.carried`).
 5. The effects are collected as sparse rows.
 
 Rows of a batch share a position, so that only positions up to it are carried, or neighbouring ones where the calls of a walk

@@ -54,7 +54,9 @@ def estimate_trace(
     for pick in picks:
         there = by_position[pick]
         met = layer[there] >= ready.engine.meets_at
-        there = there[met if met.any() else ~met]  # of one side, as batches are
+        if not met.any():  # read already
+            continue
+        there = there[met]
         size = batch_rows(ready.engine, int(position[there[0]]) + 1)
         there = there[max(0, (len(there) - size) // 2) :][:size]  # of middling layers
         there = there[np.argsort(-ready.engine.heights(layer[there], there), kind="stable")]
@@ -86,7 +88,7 @@ def estimate_trace(
 def _cost(ready: Prepared, layer: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Of rows: the products with a layer's attention, one for each layer on the way down and position up to its own."""
     met = ready.engine.meets_at
-    cost: np.ndarray = (layer + 1.0 - met * (layer >= met)) * (position + 1.0)
+    cost: np.ndarray = np.maximum(layer + 1.0 - met, 0.0) * (position + 1.0)
     return cost
 
 
@@ -97,4 +99,5 @@ def _memory(ready: Prepared, edges: int, streamed: bool, capped: bool) -> int:
     batch = 8 * ready.order.n_sources * batch_rows(ready.engine)
     vectors = sum(one.nbytes for one in ready.sources.encoders)
     vectors += sum(there.vectors.nbytes for layer in ready.sources.writes for there in layer)
-    return held + batch + vectors + OVERHEAD_BYTES
+    carried = ready.engine.carried.nbytes if ready.engine.carried else 0
+    return held + batch + vectors + carried + OVERHEAD_BYTES

@@ -14,6 +14,8 @@ from ingest.trace.backward import Backward
 from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 
 Progress = Callable[[int, int, str], None]  # how many, of how many, of what
+Effects = tuple[torch.Tensor, torch.Tensor]  # as `Backward.rows` gives them
+Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], Effects]  # of its arguments
 Batch = tuple[np.ndarray, torch.Tensor, torch.Tensor]  # (B,) node rows, (B, n_sources) effects, (B,) those of constants
 CACHE_BYTES = 12 * 2**20  # about a core's share of the caches; more is hardly quicker
 MAPPED_BYTES = 16 * 2**20  # well below the size from which glibc gives every tensor back to the system when it is freed
@@ -43,10 +45,14 @@ class Batches:
 
         When memory runs out, the batch is halved, from then on; what was given out already is not computed again.
         """
+        carried, order = self.engine.carried, self.engine.order
         met = self.layer[rows] >= self.engine.meets_at
-        for side in (met, ~met):
+        passed = ~met & (rows < order.n_features)
+        if carried:
+            yield from self._together(rows[passed], lambda _, batch, __: carried.read(batch, order.n_sources))
+        for side in (met, ~met & ~passed):
             for there in self._walks(rows[side]):
-                yield from self._together(there)
+                yield from self._together(there, self.engine.rows)
 
     def _walks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """These rows by position, those of neighbouring positions together where that is less work than a walk for each: all of
@@ -63,14 +69,14 @@ class Batches:
             walk, last = np.concatenate([walk, there]), here
         yield walk
 
-    def _together(self, there: np.ndarray) -> Iterator[Batch]:
+    def _together(self, there: np.ndarray, compute: Compute) -> Iterator[Batch]:
         there = there[np.argsort(-self.engine.heights(self.layer[there], there), kind="stable")]
         start = 0
         while start < len(there):
             left = there[start:]
             batch = left[: self._size(int(self.position[left].max()), len(left))]
             places = self.layer[batch], batch, self.position[batch]
-            computed = if_it_fits(partial(self.engine.rows, *places), len(batch), "target")
+            computed = if_it_fits(partial(compute, *places), len(batch), "target")
             if computed is None:
                 self.limit = len(batch) // 2
                 continue
