@@ -54,8 +54,8 @@ class Frozen(ABC):
         """
 
     @abstractmethod
-    def output_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
-        """(B, d) or (B, p, d) gradient after the MLP's addition at `positions` -> gradient at the output hook; and, because the map
+    def output_back(self, layer: int, grad: torch.Tensor, positions: int | slice | torch.Tensor) -> torch.Tensor:
+        """(B, d), each at its own position or all at one, or (B, p, d) gradient after the MLP's addition at `positions` -> gradient at the output hook; and, because the map
         is diagonal, a vector at the output hook -> what is added to the stream."""
 
     @abstractmethod

@@ -266,7 +266,7 @@ class FrozenDecoder(Frozen):
         rows = head[token_ids.to(head.device)].float() - head.float().mean(dim=0)
         return rows.to(token_ids.device)
 
-    def output_back(self, layer: int, grad: torch.Tensor, positions: int | slice) -> torch.Tensor:
+    def output_back(self, layer: int, grad: torch.Tensor, positions: int | slice | torch.Tensor) -> torch.Tensor:
         scale = self.output_scales[layer]
         return grad if scale is None else grad * scale[positions]
 

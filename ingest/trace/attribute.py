@@ -238,7 +238,8 @@ class Prepared:
         attention, calls = frozen.attention_work(order.n_positions), engine.walk_work
         best = best_layer(share * features + ends, sources, engine.width, attention, calls, most)
         if best:
-            engine.carried = Upward(frozen, self.transcoders, self.sources, order).to(best)
+            # a walk up calls about twice as often in a layer as one down
+            engine.carried = Upward(frozen, self.transcoders, self.sources, order, 2 * calls).to(best)
 
     @property
     def target_weights(self) -> np.ndarray:

@@ -9,6 +9,7 @@ length, and what is carried and read with its square, so that for a long prompt 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,8 +26,9 @@ class Carried:
     """What sources below layer `layer` have become at its beginning. None is anywhere before its own position."""
 
     layer: int
-    rows: list[torch.Tensor]  # by position: (n,) node rows of the sources there
-    vectors: list[torch.Tensor]  # by position j: (P - j, d, n)
+    firsts: list[int]  # by walk: the position where it begins
+    rows: list[torch.Tensor]  # by walk: (n,) node rows of its sources
+    vectors: list[torch.Tensor]  # by walk: (P - first, d, n)
     constant: torch.Tensor  # (P, d) what constants and biases have become
     passed: torch.Tensor  # (f, all n) float32 effects on the features of layers below, by node row; columns as `rows`
     passed_constants: torch.Tensor  # (f,) float32
@@ -45,99 +47,125 @@ class Carried:
     def collect(self, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor) -> None:
         """Adds to effects (B, n_sources) and constants (B,) what targets with gradients (B, p, d) at the layer's beginning get."""
         p = grad.shape[1]
-        for position in range(p):
-            become = self.vectors[position][: p - position].flatten(0, 1)
-            effects.index_add_(1, self.rows[position], (grad[:, position:].flatten(1) @ become).float())
+        for first, rows, vectors in zip(self.firsts, self.rows, self.vectors, strict=True):
+            if first < p:
+                become = vectors[: p - first].flatten(0, 1)
+                effects.index_add_(1, rows, (grad[:, first:].flatten(1) @ become).float())
         constants += (grad.flatten(1) @ self.constant[:p].flatten()).float()
 
 
 class Upward:
-    """Carries sources up through the frozen linear maps, all of a position together."""
+    """Carries sources up through the frozen linear maps: those of a position together, and of neighbouring ones where the calls
+    of a walk for each would cost more than products with zeros."""
 
-    def __init__(self, frozen: Frozen, transcoders: TranscoderSet, sources: Sources, order: NodeOrder) -> None:
+    def __init__(
+        self, frozen: Frozen, transcoders: TranscoderSet, sources: Sources, order: NodeOrder, walk_work: float
+    ) -> None:
         self.frozen, self.transcoders, self.sources, self.order = frozen, transcoders, sources, order
+        self.walk_work = walk_work  # see `Backward`
 
     def to(self, layer: int) -> Carried:
-        starts, n_positions, device = self.sources.starts, self.order.n_positions, self.frozen.final.device
-        n_read = starts[layer - 1][-1]  # features of the layers below
+        starts, n_positions, final = self.sources.starts, self.order.n_positions, self.frozen.final
         counts = [1 + layer + sum(own[j + 1] - own[j] for own in starts[:layer]) for j in range(n_positions)]
-        passed, constants = (torch.zeros(n_read, n, device=device) for n in (sum(counts), 1))
-        parts = enumerate(passed.split(counts, dim=1))
-        rows, vectors = zip(*(self._from(position, layer, part) for position, part in parts), strict=True)
-        constant = self._constant(layer, constants)
-        return Carried(layer, list(rows), list(vectors), constant, passed, constants[:, 0])
+        walks = neighbours(counts[::-1], self.walk_work / self.frozen.attention_work(n_positions))
+        walks = [range(n_positions - walk.stop, n_positions - walk.start) for walk in walks[::-1]]
+        n_read = starts[layer - 1][-1]  # features of the layers below
+        passed = torch.zeros(n_read, 1 + sum(counts), device=final.device)  # of the constants first
+        ends = np.cumsum([1, *counts])
+        rows, vectors = [], []
+        for walk in walks:
+            found, stream = self._from(walk, layer, passed[:, ends[walk.start] if walk.start else 0 : ends[walk.stop]])
+            if not walk.start:
+                constant, found, stream = stream[0].clone(), found[1:], stream[1:]
+            rows.append(found)
+            vectors.append(stream.permute(1, 2, 0).contiguous())
+        return Carried(
+            layer, [walk.start for walk in walks], rows, vectors, constant, passed[:, 1:], passed[:, 0].clone()
+        )
 
-    def _from(self, position: int, top: int, passed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(n,) rows of a position's sources, its token's first, and (P - position, d, n) what they are where `top` begins.
+    def _from(self, walk: range, top: int, passed: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """(n,) rows of the sources at some positions, their tokens' first, and (n, P - first, d) what they are where `top`
+        begins; before all of them, in the walk from position 0, what constants and biases are (row `n_sources`).
 
         passed (f, n): gets their effects on features below.
         """
-        starts, order, final = self.sources.starts, self.order, self.frozen.final
-        born = [[order.tokens.start + position]]
-        for layer in range(top):
-            own = range(starts[layer][position], starts[layer][position + 1])
-            born.append([*own, order.error_row(layer, position)])
-        rows = torch.tensor([row for layer in born for row in layer], device=final.device)
+        order, final, device, first = self.order, self.frozen.final, self.frozen.final.device, walk.start
+        starts, tokens = self.sources.starts, order.tokens.start
+        constants = [] if first else [order.n_sources]
+        born = [[*constants, *(tokens + j for j in walk)]]
+        places = [*(0 for _ in constants), *range(len(walk))]
+        for own in starts[:top]:
+            layer = len(born) - 1
+            born.append([*range(own[first], own[walk.stop]), *(order.error_row(layer, j) for j in walk)])
+            places += np.repeat(range(len(walk)), np.diff(own[first : walk.stop + 1])).tolist()
+            places += range(len(walk))
+        rows = torch.tensor([row for layer in born for row in layer], device=device)
+        where = torch.tensor(places, device=device)  # (n,) positions, from the first on
         ends = np.cumsum([len(layer) for layer in born]).tolist()
-        stream = final.new_zeros(len(rows), order.n_positions - position, final.shape[1])
-        stream[0, 0] = self.frozen.token_vectors[position]
+        stream = final.new_zeros(len(rows), order.n_positions - first, final.shape[1])
+        begun = torch.arange(len(constants), ends[0], device=device)
+        stream[begun, where[begun]] = self.frozen.token_vectors[first : walk.stop]
+        if constants and self.frozen.position_vectors is not None:
+            stream[0] = self.frozen.position_vectors
         for layer in range(top):
-            self._through(layer, stream[: ends[layer]], position, passed[:, : ends[layer]])
-            writes = self.sources.writes[layer][position]
-            written = self.frozen.output_back(layer, writes.vectors, position)
-            error = ends[layer + 1] - 1
-            at: slice | torch.Tensor = slice(ends[layer], error)
-            if not isinstance(writes.columns, slice):  # a cross-layer feature writes again above its own layer
-                at = _places(rows, writes.columns)
-            stream[at, 0] += written[:-2]
-            stream[error, 0] += written[-2]
-        return rows, stream[: len(rows)].permute(1, 2, 0).contiguous()
+            self._through(layer, stream[: ends[layer]], first, passed[:, : ends[layer]])
+            errors = torch.arange(ends[layer + 1] - len(walk), ends[layer + 1], device=device)
+            writes = self.sources.writes[layer]
+            columns = [there for j in walk if isinstance(there := writes[j].columns, torch.Tensor)]
+            if columns:  # a cross-layer feature writes again above its own layer
+                at = _places(rows, torch.cat(columns))
+            else:
+                at = torch.arange(ends[layer], ends[layer + 1] - len(walk), device=device)
+            at = torch.cat([at, errors])
+            written = torch.cat([*(writes[j].vectors[:-2] for j in walk), *(writes[j].vectors[-2:-1] for j in walk)])
+            stream[at, where[at]] += self.frozen.output_back(layer, written, first + where[at])
+            if constants:
+                always = torch.stack([there.vectors[-1] for there in writes])
+                stream[0] += self.frozen.output_back(layer, always, slice(None))
+        return rows, stream
 
-    def _constant(self, top: int, passed: torch.Tensor) -> torch.Tensor:
-        """(P, d) what constants and biases are where `top` begins. passed (f, 1): gets their effects on features below."""
-        frozen = self.frozen
-        stream = torch.zeros_like(frozen.final) if frozen.position_vectors is None else frozen.position_vectors.clone()
-        everywhere = slice(0, len(stream))
-        for layer in range(top):
-            self._through(layer, stream[None], 0, passed, biases=True)
-            written = torch.stack([writes.vectors[-1] for writes in self.sources.writes[layer]])
-            stream += frozen.output_back(layer, written, everywhere)
-        return stream
-
-    def _through(
-        self, layer: int, stream: torch.Tensor, first: int, passed: torch.Tensor, biases: bool = False
-    ) -> None:
+    def _through(self, layer: int, stream: torch.Tensor, first: int, passed: torch.Tensor) -> None:
         """In place (B, P - first, d), through a layer's attention and its transcoder's skip connection, and past its features;
-        what these and errors write is added after it."""
+        what these and errors write is added after it. In the walk from position 0 the first row is that of the constants."""
         frozen, skip = self.frozen, self.transcoders.layers[layer].w_skip
         constant, read = frozen.attention_constants[layer], frozen.input_constant(layer)
         before = stream.clone() if frozen.parallel else stream
         added = frozen.attention_write(layer, frozen.attention_values(layer, stream), first)
-        if biases and constant is not None:
-            added = added + constant
+        if not first and constant is not None:
+            added[0] += constant
         stream += added
-        self._past(layer, before, first, passed, read if biases else None)
+        self._past(layer, before, first, passed)
         if skip is None:
             return
         skipped = frozen.skip_forward(layer, before, skip, first)
-        if biases and read is not None:
+        if not first and read is not None:
             through = (skip @ read).expand(stream.shape[1:])
-            skipped = skipped + frozen.output_back(layer, through, slice(first, None))
+            skipped[0] += frozen.output_back(layer, through, slice(None))
         stream += skipped
 
-    def _past(
-        self, layer: int, stream: torch.Tensor, first: int, passed: torch.Tensor, constant: torch.Tensor | None
-    ) -> None:
-        """Effects on the layer's features of streams (B, P - first, d) before its MLP, and of a constant (d,) there, into passed (f, B)."""
-        starts, sources = self.sources.starts[layer], self.sources
+    def _past(self, layer: int, stream: torch.Tensor, first: int, passed: torch.Tensor) -> None:
+        """Effects on the layer's features of streams (B, P - first, d) before its MLP, into passed (f, B)."""
+        starts, sources, read = self.sources.starts[layer], self.sources, self.frozen.input_constant(layer)
         encoders = sources.encoders[layer][starts[first] - starts[0] :]
         positions = sources.features[starts[first] : starts[-1], 1].to(stream.device)
         reads = self.frozen.input_back(layer, encoders, positions).split(np.diff(starts[first:]).tolist())
         for place, there in enumerate(reads):
             rows = slice(starts[first + place], starts[first + place + 1])
             passed[rows] = (there @ stream[:, place].T).float()
-        if constant is not None:
-            passed[starts[first] : starts[-1]] += (encoders @ constant).float()[:, None]
+        if not first and read is not None:
+            passed[starts[0] : starts[-1], 0] += (encoders @ read).float()
+
+
+def neighbours(counts: Sequence[int], most: float) -> list[range]:
+    """Positions whose rows go in one walk, over all positions up to its last: so many rows times positions that are zeros there are
+    no more than `most` at each step. counts: (P,) of the rows that end at each."""
+    walks, begun, rows = [], 0, 0
+    for here, count in enumerate(counts):
+        if rows > most:
+            walks.append(range(begun, here))
+            begun, rows = here, 0
+        rows += count
+    return [*walks, range(begun, len(counts))]
 
 
 def _places(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:

@@ -29,15 +29,17 @@ def case(request):
     return model, parts, reference(f"{request.param}/long")["input_ids"].tolist()
 
 
-def test_carried_sources_and_constants_make_up_the_stream(case):
+@pytest.mark.parametrize("walk_work", [0, 2**13, 2**40], ids=["each position", "some together", "all together"])
+def test_carried_sources_and_constants_make_up_the_stream(case, walk_work):
     model, parts, ids = case
     ready = prepare(model, parts, ids, None, None, 10, 0.95)
-    upward = Upward(ready.frozen, parts, ready.sources, ready.order)
+    upward = Upward(ready.frozen, parts, ready.sources, ready.order, walk_work)
     for layer in range(1, model.n_layers + 1):
         carried = upward.to(layer)
         stream = carried.constant.clone()
-        for position, become in enumerate(carried.vectors):
-            stream[position:] += become.sum(dim=-1)
+        assert len(carried.rows) == {0: len(ids), 2**40: 1}.get(walk_work, len(carried.rows))
+        for first, become in zip(carried.firsts, carried.vectors, strict=True):
+            stream[first:] += become.sum(dim=-1)
         real = ready.frozen.stream_after(layer - 1)
         torch.testing.assert_close(stream, real, rtol=1e-4, atol=1e-5 * float(real.abs().max()))
 
