@@ -26,7 +26,7 @@ class Frozen(ABC):
     """One prompt's forward pass with attention patterns and norm denominators held fixed.
 
     What is left is linear between MLP outputs and MLP inputs. The `*_back` methods apply the transposed linear maps to
-    gradients (rows of a batch); they see the first p <= P positions only, because attention is causal.
+    gradients (rows of a batch); they see p <= P positions only, because attention is causal.
     """
 
     token_vectors: torch.Tensor  # (P, d) embeddings, as they enter the residual stream
@@ -72,8 +72,8 @@ class Frozen(ABC):
         """(k,) float32: what biases above the last stream add to the centred logits."""
 
     @abstractmethod
-    def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
-        """(B, p, d) gradient after the layer's attention -> what reaches the layer's beginning through it."""
+    def attention_back(self, layer: int, grad: torch.Tensor, first: int = 0) -> torch.Tensor:
+        """(B, p, d) gradient after the layer's attention at positions from `first` on -> what reaches these at the layer's beginning through it."""
 
     @abstractmethod
     def attention_work(self, positions: int) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -263,8 +264,13 @@ class FrozenDecoder(Frozen):
 
     def _unembedding(self, token_ids: torch.Tensor) -> torch.Tensor:
         head = self.model.unembedding
-        rows = head[token_ids.to(head.device)].float() - head.float().mean(dim=0)
+        rows = head[token_ids.to(head.device)].float() - self._mean_unembedding
         return rows.to(token_ids.device)
+
+    @cached_property
+    def _mean_unembedding(self) -> torch.Tensor:
+        """(d,) float32, over the vocabulary: a pass over the model's largest matrix."""
+        return self.model.unembedding.float().mean(dim=0)
 
     def output_back(self, layer: int, grad: torch.Tensor, positions: int | slice | torch.Tensor) -> torch.Tensor:
         scale = self.output_scales[layer]
@@ -293,17 +299,18 @@ class FrozenDecoder(Frozen):
         block, post = self.blocks[layer], self.blocks[layer].post_attention_norm
         return block.output_weight if post is None else post.weight[:, None] * block.output_weight
 
-    def attention_back(self, layer: int, grad: torch.Tensor) -> torch.Tensor:
+    def attention_back(self, layer: int, grad: torch.Tensor, first: int = 0) -> torch.Tensor:
         rows, p, width = grad.shape
         kv_heads, group = self.patterns[layer].shape[:2]
         # a key-value head's queries and group as one dimension, outermost: what comes after a key is then one slice
-        pattern = self.patterns[layer][:, :, :p, :p].transpose(1, 2).flatten(1, 2)  # (n, queries * g, keys)
+        here = slice(first, first + p)
+        pattern = self.patterns[layer][:, :, here, here].transpose(1, 2).flatten(1, 2)  # (n, queries * g, keys)
         reads = self._values(layer)
         heads = product(grad.reshape(-1, width), self._heads(layer)).view(rows, p, kv_heads, group, -1)
         heads = heads.permute(2, 1, 3, 0, 4).reshape(kv_heads, p * group, -1)  # (n, queries * g, rows * h)
         values = grad.new_empty(rows, p, kv_heads, len(reads) // kv_heads)  # (rows, keys, n, h)
-        for first in range(0, p, POSITIONS):
-            keys, after = slice(first, min(first + POSITIONS, p)), slice(first * group, None)
+        for start in range(0, p, POSITIONS):
+            keys, after = slice(start, min(start + POSITIONS, p)), slice(start * group, None)
             for head, gathered in enumerate(products(pattern[:, after, keys].transpose(1, 2), heads[:, after])):
                 values[:, keys, head] = gathered.unflatten(1, (rows, -1)).transpose(0, 1)
         return product(values.flatten(2), reads)

@@ -29,9 +29,13 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     ours = x.device.type == "cpu" and x.dtype == weight.dtype == torch.float32
     if ours and x.numel() * weight.shape[1] >= WORTH_IT and _onednn():
         turned = weight.T if weight.is_contiguous() else weight.T.contiguous()  # a thousand times slower with gaps
-        blocks = [_block(rows, turned) for rows in x.reshape(-1, x.shape[-1]).split(BLOCK)]
-        made = blocks[0] if len(blocks) == 1 else torch.cat(blocks)
-        return made.view(*x.shape[:-1], weight.shape[1])
+        rows = x.reshape(-1, x.shape[-1])
+        if len(rows) <= BLOCK:
+            return _block(rows, turned).view(*x.shape[:-1], -1)
+        made = x.new_empty(len(rows), weight.shape[1])
+        for into, some in zip(made.split(BLOCK), rows.split(BLOCK), strict=True):
+            into.copy_(_block(some, turned))  # at once, while it is in the caches
+        return made.view(*x.shape[:-1], -1)
     return x @ weight
 
 

@@ -8,7 +8,8 @@ Method: Ameisen et al. 2025, *Circuit Tracing: Revealing Computational Graphs in
    at its own layer and at those above; its effect on a target is the sum over them.
 3. The gradient of each target (a feature's pre-activation, a centred logit) is carried down through the frozen linear
    maps. At each layer and position one matrix product gives the effects of all sources there.
-4. Where it is less work, sources of the lowest layers are carried up instead, past the features there (`ingest.trace.carried`).
+4. Where it is less work, sources are carried up instead: what stands at positions without features (`ingest.trace.leading`), and
+   those of the lowest layers, past the features there (`ingest.trace.carried`).
 5. The effects are collected as sparse rows.
 
 Rows of a batch share a position, so that only positions up to it are carried, or neighbouring ones where the calls of a walk
@@ -32,6 +33,7 @@ from ingest.models.devices import few_threads
 from ingest.trace.backward import Backward
 from ingest.trace.carried import Upward, best_layer
 from ingest.trace.graph import FullGraph, NodeOrder, target_weights
+from ingest.trace.leading import find_leading
 from ingest.trace.rows import Batches, Kept, Progress
 from ingest.trace.sources import Sources, find_sources
 from ingest.trace.targets import Targets, TargetSpec, salient_tokens, target_rows, token_targets
@@ -102,8 +104,8 @@ def _computed(
     ready.meet(max_features)
     order = ready.order
     ends = np.arange(order.n_sources, order.size)
-    kept, chosen = Kept(order, ready.inputs_at_most()), np.zeros(order.n_features, bool)
     capped = max_features is not None and max_features < order.n_features
+    kept, chosen = Kept(order, ready.inputs_at_most(), sums=capped), np.zeros(order.n_features, bool)
     count = max_features if capped and max_features is not None else order.n_features
     batches = Batches(ready.engine, ready.places(), batch_size, progress, count + len(ends))
 
@@ -236,7 +238,7 @@ class Prepared:
         edges = self.inputs_at_most().sum()
         most = min(max(CARRIED_BYTES[0], 3 * edges), CARRIED_BYTES[1])  # beside what the edges take anyway
         attention, calls = frozen.attention_work(order.n_positions), engine.walk_work
-        best = best_layer(share * features + ends, sources, engine.width, attention, calls, most)
+        best = best_layer(share * features + ends, sources, engine.width, attention, calls, most, engine.leading.count)
         if best:
             # a walk up calls about twice as often in a layer as one down
             engine.carried = Upward(frozen, self.transcoders, self.sources, order, 2 * calls).to(best)
@@ -349,7 +351,8 @@ def _prepared(
     looked = slice(0, below + 1), slice(first, until + 1)
     order = NodeOrder(len(sources.features), model.n_layers, len(ids), len(above.ids))
     explained = _feature_targets(specs, sources, len(ids))
-    engine = Backward(frozen, transcoders, sources, order, above)
+    leading = find_leading(frozen, transcoders, sources, first)
+    engine = Backward(frozen, transcoders, sources, order, above, leading)
     return Prepared(model.name, transcoders, ids, frozen, sources, above, order, specs, explained, engine, looked)
 
 

@@ -9,6 +9,7 @@ from ingest.models.base import Frozen
 from ingest.models.products import product
 from ingest.trace.carried import Carried
 from ingest.trace.graph import NodeOrder
+from ingest.trace.leading import Leading
 from ingest.trace.sources import Sources
 from ingest.trace.targets import Targets
 from ingest.transcoders.set import TranscoderSet
@@ -24,6 +25,7 @@ class Backward:
         sources: Sources,
         order: NodeOrder,
         targets: Targets,
+        leading: Leading,
         carried: Carried | None = None,
     ) -> None:
         self.frozen = frozen
@@ -31,6 +33,7 @@ class Backward:
         self.sources = sources
         self.order = order
         self.targets = targets
+        self.leading = leading
         self.carried = carried
         self.device, self.dtype, self.width = targets.vectors.device, targets.vectors.dtype, targets.vectors.shape[1]
 
@@ -51,16 +54,17 @@ class Backward:
         return layers + 0.5 * (rows < self.order.n_features)
 
     def rows(self, layers: np.ndarray, rows: np.ndarray, positions: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        """Effects on targets that share a side of the layer up to which sources were carried, sorted by `heights` from the top.
+        """Effects on targets behind the leading positions that share a side of the layer up to which sources were carried, sorted
+        by `heights` from the top.
 
         layers, rows: (B,) as in `heights`; positions: (B,) of the targets, all of which are carried over those of the last. Returns
         (B, n_sources) effects and (B,) effects of constants, float32.
         """
-        p = int(positions.max()) + 1
-        at = torch.arange(len(rows), device=self.device), torch.from_numpy(positions).to(self.device)
+        first, end = self.leading.count, int(positions.max()) + 1
+        at = torch.arange(len(rows), device=self.device), torch.from_numpy(positions - first).to(self.device)
         effects = torch.zeros(len(rows), self.order.n_sources, device=self.device)
         constants = torch.zeros(len(rows), device=self.device)
-        grad = torch.zeros(len(rows), p, self.width, device=self.device, dtype=self.dtype)
+        grad = torch.zeros(len(rows), end - first, self.width, device=self.device, dtype=self.dtype)
         live = 0  # rows whose target lies above the current place
         meeting = self.carried if min(layers, default=0) >= self.meets_at else None
         floor = meeting.layer if meeting else 0
@@ -74,12 +78,25 @@ class Backward:
                 break
             live = self._down(layer - 1, layers, rows, at, live, grad, effects, constants)
         if meeting:
-            meeting.collect(grad, effects, constants)
+            meeting.collect(grad, first, effects, constants)
             return effects, constants
-        effects[:, self.order.tokens][:, :p] = torch.einsum("bpd,pd->bp", grad, self.frozen.token_vectors[:p]).float()
+        here = slice(first, end)
+        effects[:, self.order.tokens][:, here] = torch.einsum(
+            "bpd,pd->bp", grad, self.frozen.token_vectors[here]
+        ).float()
         if self.frozen.position_vectors is not None:
-            constants += torch.einsum("bpd,pd->b", grad, self.frozen.position_vectors[:p]).float()
+            constants += torch.einsum("bpd,pd->b", grad, self.frozen.position_vectors[here]).float()
         return effects, constants
+
+    def rows_leading(
+        self, layers: np.ndarray, rows: np.ndarray, positions: np.ndarray
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """As `rows`, of targets above the sources at the leading positions."""
+        layer, row, position = (torch.from_numpy(each).to(self.device) for each in (layers, rows, positions))
+        found = self.leading.at(layer, position, self.targets.vectors[row - self.order.n_sources])
+        effects = torch.zeros(len(rows), self.order.n_sources, device=self.device)
+        effects[:, self.order.tokens][:, : self.leading.count] = found[:, 1:]
+        return effects, found[:, 0]
 
     def _down(
         self,
@@ -95,7 +112,7 @@ class Backward:
         """Through one layer, whose features' rows begin on the way; returns how many rows are live then."""
         skipped = self._from_mlp(layer, grad[:live], effects[:live], constants[:live]) if live else None
         if self.frozen.parallel and live:  # attention does not lie between a layer's features and the stream
-            self._through_attention(layer, grad[:live], constants[:live])
+            self._through_attention(layer, grad[:live], effects[:live], constants[:live])
         if skipped is not None:
             grad[:live] += skipped
         born = int(((layers == layer) & (rows < self.order.n_features)).sum())
@@ -103,35 +120,32 @@ class Backward:
             picked = torch.from_numpy(rows[live : live + born] - self.sources.starts[layer][0]).to(self.device)
             encoder = self.sources.encoders[layer][picked]
             new = _part(at, live, born)
-            grad[new] = self.frozen.input_back(layer, encoder, new[1])
+            grad[new] = self.frozen.input_back(layer, encoder, new[1] + self.leading.count)
             read = self.frozen.input_constant(layer)
             if read is not None:
                 constants[live : live + born] += (encoder @ read).float()
             live += born
         if not self.frozen.parallel and live:
-            self._through_attention(layer, grad[:live], constants[:live])
+            self._through_attention(layer, grad[:live], effects[:live], constants[:live])
         return live
 
-    def _through_attention(self, layer: int, grad: torch.Tensor, constants: torch.Tensor) -> None:
+    def _through_attention(
+        self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor
+    ) -> None:
         """In place."""
-        constant = self.frozen.attention_constants[layer]
-        if constant is not None:
-            everywhere = len(constant) == 1
-            constants += (
-                grad.sum(dim=1) @ constant[0]
-                if everywhere
-                else torch.einsum("bpd,pd->b", grad, constant[: grad.shape[1]])
-            ).float()
-        grad += self.frozen.attention_back(layer, grad)
+        self.leading.read(layer, grad, effects[:, self.order.tokens], constants)
+        grad += self.frozen.attention_back(layer, grad, self.leading.count)
 
     def _from_mlp(
         self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor
     ) -> torch.Tensor | None:
         """Collect what is written at the layer's output hook; returns the gradient through a skip connection, if any."""
-        at_output = self.frozen.output_back(layer, grad, slice(grad.shape[1]))
-        for p in range(grad.shape[1]):
+        first = self.leading.count
+        here = slice(first, first + grad.shape[1])
+        at_output = self.frozen.output_back(layer, grad, here)
+        for place, p in enumerate(range(here.start, here.stop)):
             writes = self.sources.writes[layer][p]
-            found = (at_output[:, p] @ writes.vectors.T).float()
+            found = (at_output[:, place] @ writes.vectors.T).float()
             # a cross-layer feature adds up what it writes at each layer
             if isinstance(writes.columns, slice):
                 effects[:, writes.columns] += found[:, :-2]
@@ -146,7 +160,7 @@ class Backward:
         read = self.frozen.input_constant(layer)
         if read is not None:
             constants += (at_input.sum(dim=1) @ read).float()
-        return self.frozen.input_back(layer, at_input, slice(grad.shape[1]))
+        return self.frozen.input_back(layer, at_input, here)
 
 
 def _part(at: tuple[torch.Tensor, torch.Tensor], first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:

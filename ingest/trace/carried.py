@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ingest.models.base import Frozen
+from ingest.trace.forwards import attention_added, constants_added, skip_added
 from ingest.trace.graph import NodeOrder
 from ingest.trace.sources import Sources
 from ingest.transcoders.set import TranscoderSet
@@ -44,14 +45,16 @@ class Carried:
         effects[:, torch.cat(self.rows)] = self.passed[picked]
         return effects, self.passed_constants[picked]
 
-    def collect(self, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor) -> None:
-        """Adds to effects (B, n_sources) and constants (B,) what targets with gradients (B, p, d) at the layer's beginning get."""
-        p = grad.shape[1]
+    def collect(self, grad: torch.Tensor, begin: int, effects: torch.Tensor, constants: torch.Tensor) -> None:
+        """Adds to effects (B, n_sources) and constants (B,) what targets get whose gradients (B, p, d) at the layer's beginning are
+        those at positions from `begin` on."""
+        end = begin + grad.shape[1]
         for first, rows, vectors in zip(self.firsts, self.rows, self.vectors, strict=True):
-            if first < p:
-                become = vectors[: p - first].flatten(0, 1)
-                effects.index_add_(1, rows, (grad[:, first:].flatten(1) @ become).float())
-        constants += (grad.flatten(1) @ self.constant[:p].flatten()).float()
+            since = max(first, begin)
+            if since < end:
+                become = vectors[since - first : end - first].flatten(0, 1)
+                effects.index_add_(1, rows, (grad[:, since - begin :].flatten(1) @ become).float())
+        constants += (grad.flatten(1) @ self.constant[begin:end].flatten()).float()
 
 
 class Upward:
@@ -120,28 +123,19 @@ class Upward:
             written = torch.cat([*(writes[j].vectors[:-2] for j in walk), *(writes[j].vectors[-2:-1] for j in walk)])
             stream[at, where[at]] += self.frozen.output_back(layer, written, first + where[at])
             if constants:
-                always = torch.stack([there.vectors[-1] for there in writes])
-                stream[0] += self.frozen.output_back(layer, always, slice(None))
+                stream[0] += constants_added(self.frozen, self.sources, layer)
         return rows, stream
 
     def _through(self, layer: int, stream: torch.Tensor, first: int, passed: torch.Tensor) -> None:
         """In place (B, P - first, d), through a layer's attention and its transcoder's skip connection, and past its features;
         what these and errors write is added after it. In the walk from position 0 the first row is that of the constants."""
-        frozen, skip = self.frozen, self.transcoders.layers[layer].w_skip
-        constant, read = frozen.attention_constants[layer], frozen.input_constant(layer)
+        frozen, constants = self.frozen, not first
         before = stream.clone() if frozen.parallel else stream
-        added = frozen.attention_write(layer, frozen.attention_values(layer, stream), first)
-        if not first and constant is not None:
-            added[0] += constant
-        stream += added
+        stream += attention_added(frozen, layer, stream, first, constants)
         self._past(layer, before, first, passed)
-        if skip is None:
-            return
-        skipped = frozen.skip_forward(layer, before, skip, first)
-        if not first and read is not None:
-            through = (skip @ read).expand(stream.shape[1:])
-            skipped[0] += frozen.output_back(layer, through, slice(None))
-        stream += skipped
+        skipped = skip_added(frozen, self.transcoders, layer, before, first, constants)
+        if skipped is not None:
+            stream += skipped
 
     def _past(self, layer: int, stream: torch.Tensor, first: int, passed: torch.Tensor) -> None:
         """Effects on the layer's features of streams (B, P - first, d) before its MLP, into passed (f, B)."""
@@ -175,19 +169,28 @@ def _places(rows: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
 
 
 def best_layer(
-    targets: np.ndarray, sources: np.ndarray, width: int, attention: float, calls: float, most_bytes: float
+    targets: np.ndarray,
+    sources: np.ndarray,
+    width: int,
+    attention: float,
+    calls: float,
+    most_bytes: float,
+    leading: int = 0,
 ) -> int:
     """The layer at which to meet, by multiply-adds; 0: nowhere, gradients go all the way.
 
     targets: (L + 1, P) how many stand at each layer and position (L: above all); sources: (L + 1, P) tokens in row 0, then those of
-    layer 0 and so on, an error and features; attention: multiply-adds of a layer's attention at one position; calls: as many as a walk through a layer costs anyway; most_bytes: that may be carried, in float32.
+    layer 0 and so on, an error and features; attention: multiply-adds of a layer's attention at one position; calls: as many as a walk through a layer costs anyway; most_bytes: that may be carried, in float32;
+    leading: positions over which no gradient is carried.
     """
     n_layers, p = targets.shape[0] - 1, targets.shape[1]
     layers, reached = np.arange(n_layers + 1)[:, None], np.arange(1, p + 1)
-    beyond = np.maximum(reached[:, None] - np.arange(p), 0)  # (P of a target, P of a source) positions that both are at
+    carried = np.maximum(reached - leading, 0)  # (P,) positions, of a target at each
+    # (P of a target, P of a source) positions that both are at
+    beyond = np.maximum(reached[:, None] - np.maximum(np.arange(p), leading), 0)
 
     def cost(m: int) -> float:
-        down = (targets * (layers + 1 - m) * reached)[m:].sum()
+        down = (targets * (layers + 1 - m) * carried)[m:].sum()
         if m == 0:
             return float(down * attention)
         below = sources[: m + 1]

@@ -53,7 +53,7 @@ def estimate_trace(
     spent = done = 0.0
     for pick in picks:
         there = by_position[pick]
-        met = layer[there] >= ready.engine.meets_at
+        met = (layer[there] >= ready.engine.meets_at) & (position[there] >= ready.engine.leading.count)
         if not met.any():  # read already
             continue
         there = there[met]
@@ -88,7 +88,7 @@ def estimate_trace(
 def _cost(ready: Prepared, layer: np.ndarray, position: np.ndarray) -> np.ndarray:
     """Of rows: the products with a layer's attention, one for each layer on the way down and position up to its own."""
     met = ready.engine.meets_at
-    cost: np.ndarray = np.maximum(layer + 1.0 - met, 0.0) * (position + 1.0)
+    cost: np.ndarray = np.maximum(layer + 1.0 - met, 0.0) * np.maximum(position + 1.0 - ready.engine.leading.count, 0.0)
     return cost
 
 

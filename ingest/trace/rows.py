@@ -46,6 +46,9 @@ class Batches:
         When memory runs out, the batch is halved, from then on; what was given out already is not computed again.
         """
         carried, order = self.engine.carried, self.engine.order
+        leading = (rows >= order.n_sources) & (self.position[rows] < self.engine.leading.count)
+        yield from self._together(rows[leading], self.engine.rows_leading)
+        rows = rows[~leading]
         met = self.layer[rows] >= self.engine.meets_at
         passed = ~met & (rows < order.n_features)
         if carried:
@@ -97,9 +100,10 @@ def batch_rows(engine: Backward, positions: int | None = None) -> int:
     """Rows whose gradients, their copies and effects fit a quarter of the free GPU memory; on a CPU its caches, or, so that products
     stay large with long prompts, up to 16 rows.
 
-    positions: how many of the first ones are carried (None: all).
+    positions: the first ones, all of which but the leading ones are carried (None: all of the prompt).
     """
-    carried, bytes_each = positions or engine.order.n_positions, engine.targets.vectors.element_size()
+    carried = max(1, (positions or engine.order.n_positions) - engine.leading.count)
+    bytes_each = engine.targets.vectors.element_size()
     gradient = carried * engine.width * bytes_each
     per_row = 6 * gradient + 8 * engine.order.n_sources
     if engine.device.type == "cuda":
@@ -130,10 +134,13 @@ class _Region:
 
 class Kept:
     """Finished rows of the matrix. most: (N,) entries that a row can have (`Prepared.inputs_at_most`); columns: (N,) bool,
-    entries elsewhere are let go (None: none are)."""
+    entries elsewhere are let go (None: none are);
+    sums: whether `totals` are wanted."""
 
-    def __init__(self, order: NodeOrder, most: np.ndarray, columns: np.ndarray | None = None) -> None:
-        self.order, self.most = order, most
+    def __init__(
+        self, order: NodeOrder, most: np.ndarray, columns: np.ndarray | None = None, sums: bool = False
+    ) -> None:
+        self.order, self.most, self.sums = order, most, sums
         self.columns = None if columns is None else torch.from_numpy(np.flatnonzero(columns[: order.n_sources]))
         self.constants = np.zeros(order.size, np.float32)
         self.totals = np.zeros(order.size), np.zeros(order.size)  # sums and absolute sums over all columns
@@ -149,8 +156,9 @@ class Kept:
 
     def _add(self, region: _Region, batch: np.ndarray, effects: torch.Tensor, constants: torch.Tensor) -> None:
         self.constants[batch] = constants.cpu().numpy()
-        self.totals[0][batch] = effects.sum(dim=1, dtype=torch.float64).cpu().numpy()
-        self.totals[1][batch] = effects.abs().sum(dim=1, dtype=torch.float64).cpu().numpy()
+        if self.sums:
+            self.totals[0][batch] = effects.sum(dim=1, dtype=torch.float64).cpu().numpy()
+            self.totals[1][batch] = effects.abs().sum(dim=1, dtype=torch.float64).cpu().numpy()
         if self.columns is not None:
             self.columns = self.columns.to(effects.device)
             effects = effects[:, self.columns]
