@@ -72,8 +72,13 @@ class Frozen(ABC):
         """(k,) float32: what biases above the last stream add to the centred logits."""
 
     @abstractmethod
-    def attention_back(self, layer: int, grad: torch.Tensor, first: int = 0) -> torch.Tensor:
-        """(B, p, d) gradient after the layer's attention at positions from `first` on -> what reaches these at the layer's beginning through it."""
+    def attention_back(
+        self, layer: int, grad: torch.Tensor, first: int = 0, alone: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """(B, p, d) gradient after the layer's attention at positions from `first` on -> what reaches these at the layer's beginning through it.
+
+        alone: (n,) of the last n rows, the one of these positions at which they are not 0.
+        """
 
     @abstractmethod
     def attention_work(self, positions: int) -> float:

@@ -299,21 +299,37 @@ class FrozenDecoder(Frozen):
         block, post = self.blocks[layer], self.blocks[layer].post_attention_norm
         return block.output_weight if post is None else post.weight[:, None] * block.output_weight
 
-    def attention_back(self, layer: int, grad: torch.Tensor, first: int = 0) -> torch.Tensor:
-        rows, p, width = grad.shape
+    def attention_back(
+        self, layer: int, grad: torch.Tensor, first: int = 0, alone: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        rows, p, _ = grad.shape
         kv_heads, group = self.patterns[layer].shape[:2]
         # a key-value head's queries and group as one dimension, outermost: what comes after a key is then one slice
         here = slice(first, first + p)
         pattern = self.patterns[layer][:, :, here, here].transpose(1, 2).flatten(1, 2)  # (n, queries * g, keys)
         reads = self._values(layer)
-        heads = product(grad.reshape(-1, width), self._heads(layer)).view(rows, p, kv_heads, group, -1)
-        heads = heads.permute(2, 1, 3, 0, 4).reshape(kv_heads, p * group, -1)  # (n, queries * g, rows * h)
+        heads = self._gathered(layer, grad, alone).flatten(3).flatten(1, 2)  # (n, queries * g, rows * h)
         values = grad.new_empty(rows, p, kv_heads, len(reads) // kv_heads)  # (rows, keys, n, h)
         for start in range(0, p, POSITIONS):
             keys, after = slice(start, min(start + POSITIONS, p)), slice(start * group, None)
             for head, gathered in enumerate(products(pattern[:, after, keys].transpose(1, 2), heads[:, after])):
                 values[:, keys, head] = gathered.unflatten(1, (rows, -1)).transpose(0, 1)
         return product(values.flatten(2), reads)
+
+    def _gathered(self, layer: int, grad: torch.Tensor, alone: torch.Tensor | None) -> torch.Tensor:
+        """(n, queries, g, rows, h) gradients of what heads gather, of gradients as `attention_back` gets them."""
+        rows, p, width = grad.shape
+        weight, shape = self._heads(layer), (*self.patterns[layer].shape[:2], self.blocks[layer].head_size)
+        spread = rows if alone is None else rows - len(alone)
+        gathered = grad.new_empty(shape[0], p, shape[1], rows, shape[2])
+        if spread:
+            heads = product(grad[:spread].reshape(-1, width), weight).view(spread, p, *shape)
+            gathered[:, :, :, :spread] = heads.permute(2, 1, 3, 0, 4)
+        if alone is not None and spread < rows:
+            last = torch.arange(spread, rows, device=grad.device)
+            gathered[:, :, :, spread:] = 0
+            gathered[:, alone, :, last] = product(grad[last, alone], weight).view(-1, *shape)
+        return gathered
 
     def attention_work(self, positions: int) -> float:
         group, (values, width) = self.patterns[0].shape[1], self.blocks[0].value.weight.shape

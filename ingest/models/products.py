@@ -15,7 +15,8 @@ WORTH_IT = 2**24  # multiply-adds; below, what a call of oneDNN costs by itself 
 
 @cache
 def _onednn() -> bool:
-    # torch gives float32 products to MKL, which leaves half of an AMD core with AVX-512 unused; oneDNN, in the same wheel, does not.
+    # torch gives float32 products to MKL, which leaves half of some AMD cores with AVX-512 unused (where it does not, the two are
+    # equal); oneDNN, in the same wheel, does not.
     # Its products of dense tensors have no public name: they are what torch.compile calls.
     return (
         torch.backends.mkldnn.is_available()

@@ -107,14 +107,17 @@ def _computed(
     capped = max_features is not None and max_features < order.n_features
     kept, chosen = Kept(order, ready.inputs_at_most(), sums=capped), np.zeros(order.n_features, bool)
     count = max_features if capped and max_features is not None else order.n_features
-    batches = Batches(ready.engine, ready.places(), batch_size, progress, count + len(ends))
+    batches = Batches(ready.engine, ready.places(), batch_size, progress, count + len(ends), once=not capped)
 
     def compute(rows: np.ndarray) -> None:
         chosen[rows[rows < order.n_features]] = True
         kept.compute(batches, rows)
 
     if not capped:
-        compute(np.concatenate([np.arange(order.n_features), ends]))
+        try:
+            compute(np.concatenate([np.arange(order.n_features), ends]))
+        finally:
+            ready.engine.carried = None  # what was read is let go: another trace of this prompt carries again
         return full_graph(ready, kept.matrix(), chosen, kept.constants)
     compute(np.concatenate([ready.explained, ends]))
     while (left := count - int(chosen.sum())) > 0:  # those of most influence over the rows known by now
@@ -236,7 +239,7 @@ class Prepared:
         sources = np.ones_like(features)  # a token, and below an error at each layer
         sources[1:] += features[:-1]
         edges = self.inputs_at_most().sum()
-        most = min(max(CARRIED_BYTES[0], 3 * edges), CARRIED_BYTES[1])  # beside what the edges take anyway
+        most = min(max(CARRIED_BYTES[0], 6 * edges), CARRIED_BYTES[1])  # beside what the edges take anyway
         attention, calls = frozen.attention_work(order.n_positions), engine.walk_work
         best = best_layer(share * features + ends, sources, engine.width, attention, calls, most, engine.leading.count)
         if best:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 
@@ -13,6 +15,27 @@ from ingest.trace.leading import Leading
 from ingest.trace.sources import Sources
 from ingest.trace.targets import Targets
 from ingest.transcoders.set import TranscoderSet
+
+
+@dataclass
+class _Way:
+    """A batch on its way down. The first `live` rows have begun; of these the first `spread` have met attention, which brings them
+    to positions before their own."""
+
+    layers: np.ndarray  # (B,) where each begins
+    rows: np.ndarray  # (B,) node rows
+    places: torch.Tensor  # (B,) their positions, behind the leading ones
+    grad: torch.Tensor  # (B, p, d)
+    effects: torch.Tensor  # (B, n_sources) float32, of sources passed by now
+    constants: torch.Tensor  # (B,) float32
+    live: int = 0
+    spread: int = 0
+
+    def begin(self, vectors: torch.Tensor) -> None:
+        """(n, d) gradients of the next rows, each at its own position."""
+        new = torch.arange(self.live, self.live + len(vectors), device=vectors.device)
+        self.grad[new, self.places[new]] = vectors
+        self.live += len(vectors)
 
 
 class Backward:
@@ -61,22 +84,25 @@ class Backward:
         (B, n_sources) effects and (B,) effects of constants, float32.
         """
         first, end = self.leading.count, int(positions.max()) + 1
-        at = torch.arange(len(rows), device=self.device), torch.from_numpy(positions - first).to(self.device)
-        effects = torch.zeros(len(rows), self.order.n_sources, device=self.device)
-        constants = torch.zeros(len(rows), device=self.device)
-        grad = torch.zeros(len(rows), end - first, self.width, device=self.device, dtype=self.dtype)
-        live = 0  # rows whose target lies above the current place
+        way = _Way(
+            layers,
+            rows,
+            torch.from_numpy(positions - first).to(self.device),
+            torch.zeros(len(rows), end - first, self.width, device=self.device, dtype=self.dtype),
+            torch.zeros(len(rows), self.order.n_sources, device=self.device),
+            torch.zeros(len(rows), device=self.device),
+        )
         meeting = self.carried if min(layers, default=0) >= self.meets_at else None
         floor = meeting.layer if meeting else 0
         for layer in range(int(np.ceil(self.heights(layers, rows).max(initial=0))), floor - 1, -1):
             above = int(((layers == layer) & (rows >= self.order.n_sources)).sum())
             if above:
-                picked = torch.from_numpy(rows[live : live + above] - self.order.n_sources).to(self.device)
-                grad[_part(at, live, above)] = self.targets.vectors[picked]
-                live += above
+                picked = torch.from_numpy(rows[way.live : way.live + above] - self.order.n_sources).to(self.device)
+                way.begin(self.targets.vectors[picked])
             if layer == floor:
                 break
-            live = self._down(layer - 1, layers, rows, at, live, grad, effects, constants)
+            self._down(layer - 1, way)
+        grad, effects, constants = way.grad, way.effects, way.constants
         if meeting:
             meeting.collect(grad, first, effects, constants)
             return effects, constants
@@ -98,43 +124,34 @@ class Backward:
         effects[:, self.order.tokens][:, : self.leading.count] = found[:, 1:]
         return effects, found[:, 0]
 
-    def _down(
-        self,
-        layer: int,
-        layers: np.ndarray,
-        rows: np.ndarray,
-        at: tuple[torch.Tensor, torch.Tensor],
-        live: int,
-        grad: torch.Tensor,
-        effects: torch.Tensor,
-        constants: torch.Tensor,
-    ) -> int:
-        """Through one layer, whose features' rows begin on the way; returns how many rows are live then."""
-        skipped = self._from_mlp(layer, grad[:live], effects[:live], constants[:live]) if live else None
-        if self.frozen.parallel and live:  # attention does not lie between a layer's features and the stream
-            self._through_attention(layer, grad[:live], effects[:live], constants[:live])
+    def _down(self, layer: int, way: _Way) -> None:
+        """Through one layer, whose features' rows begin on the way."""
+        live = way.live
+        skipped = self._from_mlp(layer, way.grad[:live], way.effects[:live], way.constants[:live]) if live else None
+        if self.frozen.parallel:  # attention does not lie between a layer's features and the stream
+            self._through_attention(layer, way)
         if skipped is not None:
-            grad[:live] += skipped
-        born = int(((layers == layer) & (rows < self.order.n_features)).sum())
+            way.grad[:live] += skipped
+        born = int(((way.layers == layer) & (way.rows < self.order.n_features)).sum())
         if born:
-            picked = torch.from_numpy(rows[live : live + born] - self.sources.starts[layer][0]).to(self.device)
+            picked = torch.from_numpy(way.rows[live : live + born] - self.sources.starts[layer][0]).to(self.device)
             encoder = self.sources.encoders[layer][picked]
-            new = _part(at, live, born)
-            grad[new] = self.frozen.input_back(layer, encoder, new[1] + self.leading.count)
+            place = way.places[live : live + born] + self.leading.count
+            way.begin(self.frozen.input_back(layer, encoder, place))
             read = self.frozen.input_constant(layer)
             if read is not None:
-                constants[live : live + born] += (encoder @ read).float()
-            live += born
-        if not self.frozen.parallel and live:
-            self._through_attention(layer, grad[:live], effects[:live], constants[:live])
-        return live
+                way.constants[live : way.live] += (encoder @ read).float()
+        if not self.frozen.parallel:
+            self._through_attention(layer, way)
 
-    def _through_attention(
-        self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor
-    ) -> None:
-        """In place."""
-        self.leading.read(layer, grad, effects[:, self.order.tokens], constants)
-        grad += self.frozen.attention_back(layer, grad, self.leading.count)
+    def _through_attention(self, layer: int, way: _Way) -> None:
+        live = way.live
+        if not live:
+            return
+        grad, alone = way.grad[:live], way.places[way.spread : live]
+        self.leading.read(layer, grad, way.effects[:live, self.order.tokens], way.constants[:live])
+        grad += self.frozen.attention_back(layer, grad, self.leading.count, alone)
+        way.spread = live
 
     def _from_mlp(
         self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor
@@ -161,8 +178,3 @@ class Backward:
         if read is not None:
             constants += (at_input.sum(dim=1) @ read).float()
         return self.frozen.input_back(layer, at_input, here)
-
-
-def _part(at: tuple[torch.Tensor, torch.Tensor], first: int, count: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Of row numbers (B,) and positions (B,), those of some rows."""
-    return at[0][first : first + count], at[1][first : first + count]

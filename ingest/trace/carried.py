@@ -45,6 +45,10 @@ class Carried:
         effects[:, torch.cat(self.rows)] = self.passed[picked]
         return effects, self.passed_constants[picked]
 
+    def let_go_passed(self) -> None:
+        """After all of `read`: it may take as much memory as what is carried."""
+        self.passed = self.passed[:0].clone()
+
     def collect(self, grad: torch.Tensor, begin: int, effects: torch.Tensor, constants: torch.Tensor) -> None:
         """Adds to effects (B, n_sources) and constants (B,) what targets get whose gradients (B, p, d) at the layer's beginning are
         those at positions from `begin` on."""

@@ -17,14 +17,15 @@ Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 Effects = tuple[torch.Tensor, torch.Tensor]  # as `Backward.rows` gives them
 Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], Effects]  # of its arguments
 Batch = tuple[np.ndarray, torch.Tensor, torch.Tensor]  # (B,) node rows, (B, n_sources) effects, (B,) those of constants
-CACHE_BYTES = 12 * 2**20  # about a core's share of the caches; more is hardly quicker
+CACHE_BYTES = 16 * 2**20  # about a core's share of the caches; more is hardly quicker
 MAPPED_BYTES = 16 * 2**20  # well below the size from which glibc gives every tensor back to the system when it is freed
 
 
 class Batches:
     """The rows of one prompt, a batch at a time. `layer`, `position`: (N,) as `Prepared.places`.
 
-    total: rows that will be asked for, for the progress.
+    total: rows that will be asked for, for the progress. once: they are all asked for in one call, so what serves a part of them is
+    let go after it.
     """
 
     def __init__(
@@ -34,8 +35,9 @@ class Batches:
         batch_size: int | None,
         progress: Progress | None,
         total: int,
+        once: bool = False,
     ) -> None:
-        self.engine = engine
+        self.engine, self.once = engine, once
         self.layer, self.position = places
         self.limit = batch_size
         self.progress, self.done, self.total = progress, 0, total
@@ -53,6 +55,8 @@ class Batches:
         passed = ~met & (rows < order.n_features)
         if carried:
             yield from self._together(rows[passed], lambda _, batch, __: carried.read(batch, order.n_sources))
+            if self.once:
+                carried.let_go_passed()
         for side in (met, ~met & ~passed):
             for there in self._walks(rows[side]):
                 yield from self._together(there, self.engine.rows)

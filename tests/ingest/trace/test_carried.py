@@ -11,7 +11,7 @@ import torch
 from benchmarks.oracle.families import SETS
 from ingest.models import load_model
 from ingest.trace import attribute
-from ingest.trace.attribute import Prepared, prepare
+from ingest.trace.attribute import Prepared, attribute_prepared, prepare
 from ingest.trace.backward import Backward
 from ingest.trace.carried import Upward, best_layer
 from ingest.trace.graph import row_sums
@@ -113,3 +113,26 @@ def test_little_memory_or_few_targets_keep_it_low():
     assert held == sorted(held)
     assert 0 < held[0] < held[-1]
     assert best_layer(targets / 1000, sources, width, attention, 0, np.inf) == 0
+
+
+def test_a_prompt_that_was_prepared_can_be_traced_again(case, monkeypatch):
+    model, parts, ids = case
+    monkeypatch.setattr(sys.modules["ingest.trace.attribute"], "best_layer", lambda *_: 1)
+    ready = prepare(model, parts, ids, None, None, 10, 0.95)
+    ready.meet()
+    first, second = (attribute_prepared(ready) for _ in range(2))
+    assert first.matrix.nnz
+    assert (first.matrix != second.matrix).nnz == 0
+
+
+def test_a_gradient_at_one_position_goes_through_attention_as_any_other(case):
+    model, parts, ids = case
+    frozen = prepare(model, parts, ids, None, None, 10, 0.95).frozen
+    places = torch.arange(1, len(ids))
+    grad = torch.zeros(2 + len(places), len(ids), model.width)
+    grad[:2] = torch.randn(2, *grad.shape[1:])
+    grad[torch.arange(2, len(grad)), places] = torch.randn(len(places), model.width)
+    for layer in range(model.n_layers):
+        for rows, alone in ((grad, places), (grad[2:], places), (grad[:2], places[:0])):
+            expected = frozen.attention_back(layer, rows)
+            torch.testing.assert_close(frozen.attention_back(layer, rows, 0, alone), expected, rtol=1e-4, atol=1e-5)

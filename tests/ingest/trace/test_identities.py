@@ -128,11 +128,11 @@ def test_running_out_of_memory_halves_the_batch_and_keeps_finished_rows(tiny, ti
     frozen_type = type(tiny.freeze(PROMPT, "mlp.hook_in", "mlp.hook_out"))
     through, tried = frozen_type.attention_back, []
 
-    def scarce(self, layer, grad, first):
+    def scarce(self, layer, grad, *where):
         tried.append(len(grad))
         if len(grad) > 5:
             raise torch.OutOfMemoryError("no memory left")
-        return through(self, layer, grad, first)
+        return through(self, layer, grad, *where)
 
     monkeypatch.setattr(frozen_type, "attention_back", scarce)
     done = []

@@ -121,11 +121,11 @@ def test_progress_covers_both_passes_and_memory_that_runs_out_halves_the_batch(t
     frozen_type = type(tiny.freeze(IDS, "mlp.hook_in", "mlp.hook_out"))
     through, tried, done = frozen_type.attention_back, [], []
 
-    def scarce(self, layer, grad, first):
+    def scarce(self, layer, grad, *where):
         tried.append(len(grad))
         if len(grad) > 2:
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 99 bytes.")
-        return through(self, layer, grad, first)
+        return through(self, layer, grad, *where)
 
     monkeypatch.setattr(frozen_type, "attention_back", scarce)
     streamed = trace_circuit(
