@@ -5,6 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NEO4J_JARS := .cache/neo4j/lib
 PYTEST_ARGS ?=
+# test processes, a file at a time, each with servers of its own
+WORKERS ?= 2
 
 .PHONY: help install install-dev demo test test-fast test-servers lint format bench docs clean
 help:                ## list the targets
@@ -47,7 +49,7 @@ test-fast: install-dev                     ## tests without servers, browser or 
 	$(BIN)/python -m pytest -q -m 'not slow and not embedded and not neo4j and not postgres and not browser' $(PYTEST_ARGS)
 
 test: install-dev test-servers lint        ## everything: both graph servers, the browser, the real graphs
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(PYTEST_ARGS)
 
 bench: install-dev test-servers            ## print the benchmark tables, store JSON under benchmarks/results
 	$(BIN)/python -m benchmarks.run
