@@ -59,7 +59,7 @@ class Neo4jServer:
 
     def __init__(self, jars: Path, home: Path, heap: str = "768m") -> None:
         self.jars, self.home, self.heap = jars, home, heap
-        self.password = secrets.token_urlsafe(18)
+        self.password = secrets.token_hex(18)  # none begins with a dash, as an option does
         self.process: subprocess.Popen | None = None
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -47,7 +47,7 @@ class PostgresServer:
 
     def __init__(self, binaries: Path, folder: Path) -> None:
         self.binaries, self.folder = binaries, folder
-        self.password = secrets.token_urlsafe(18)
+        self.password = secrets.token_hex(18)
         self.process: subprocess.Popen | None = None
         self.account = _TRUSTED if os.geteuid() == 0 else getpass.getuser()
         with socket.socket() as free:

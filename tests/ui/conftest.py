@@ -1,4 +1,4 @@
-"""One home with circuits, its graph server, the pages over it and a browser, for the whole session."""
+"""One home with circuits, its graph server and the pages over it, for the whole session, and a browser."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def pages(filled: Filled) -> Iterator[str]:
     process.wait(20)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # while it is open an event loop runs in this thread, and other tests want their own
 def browser():
     chromium = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("chromium-browser")
     if not chromium:
