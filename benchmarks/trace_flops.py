@@ -57,7 +57,7 @@ def count(model: Model, parts: TranscoderSet, ids: list[int]) -> Count:
         each = torch.bincount(there, minlength=order.n_positions)
         written[layer : layer + transcoder.layers_written] += each
     skips = [transcoder.w_skip is not None for transcoder in parts.layers]
-    layers, positions = ready.places()
+    layers, positions = ready.places
     least = edges = 0
     kinds: dict[tuple[int, int, bool], int] = {}
     for row in [*range(order.n_features), *range(order.n_sources, order.size)]:

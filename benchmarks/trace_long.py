@@ -89,7 +89,7 @@ def measure(name: str, tokens: int, max_features: int | None, way: str, file: Pa
         "tokens": tokens,
         "active_features": ready.order.n_features,
         "nodes": ready.order.size,
-        "edges": total_edges(ready, ready.inputs_at_most(), None),
+        "edges": total_edges(ready, ready.inputs_at_most, None),
         "kept_nodes": len(circuit.nodes),
         "kept_edges": len(circuit.edges),
         "streamed": must_stream(ready, max_features=max_features, stream=WAYS[way]),

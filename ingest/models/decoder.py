@@ -198,8 +198,9 @@ class FrozenDecoder(Frozen):
         output_hook: str,
     ) -> None:
         # of a network over several devices all that is kept is brought to one; its other weights stay where they are
-        seen = {key: value.to(model.device) for key, value in seen.items()}
-        blocks = [block.to(model.device) for block in blocks]
+        if any(value.device != model.device for value in seen.values()):
+            seen = {key: value.to(model.device) for key, value in seen.items()}
+            blocks = [block.to(model.device) for block in blocks]
         self.model, self.blocks, self.parallel = model, blocks, model.parallel
         self.final_norm = model.final_norm.to(model.device)
         self.head = model.network.get_output_embeddings()
@@ -312,8 +313,8 @@ class FrozenDecoder(Frozen):
         values = grad.new_empty(rows, p, kv_heads, len(reads) // kv_heads)  # (rows, keys, n, h)
         for start in range(0, p, POSITIONS):
             keys, after = slice(start, min(start + POSITIONS, p)), slice(start * group, None)
-            for head, gathered in enumerate(products(pattern[:, after, keys].transpose(1, 2), heads[:, after])):
-                values[:, keys, head] = gathered.unflatten(1, (rows, -1)).transpose(0, 1)
+            for some, gathered in products(pattern[:, after, keys].transpose(1, 2), heads[:, after]):
+                values[:, keys, some] = gathered.unflatten(2, (rows, -1)).permute(2, 1, 0, 3)
         return product(values.flatten(2), reads)
 
     def _gathered(self, layer: int, grad: torch.Tensor, alone: torch.Tensor | None) -> torch.Tensor:
@@ -350,8 +351,8 @@ class FrozenDecoder(Frozen):
         gathered = values.new_empty(rows, p, kv_heads, group, size)
         for start in range(0, p, POSITIONS):
             queries, before = slice(start, min(start + POSITIONS, p)), slice(0, min(start + POSITIONS, p))
-            for head, read in enumerate(products(pattern[:, queries, :, before].flatten(1, 2), values[:, before])):
-                gathered[:, queries, head] = read.view(-1, group, rows, size).permute(2, 0, 1, 3)
+            for some, read in products(pattern[:, queries, :, before].flatten(1, 2), values[:, before]):
+                gathered[:, queries, some] = read.view(len(read), -1, group, rows, size).permute(3, 1, 0, 2, 4)
         return product(gathered.flatten(2), self._heads(layer).T)
 
     def head_gradients(self, layer: int, grad: torch.Tensor) -> torch.Tensor:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterator, Sequence
 from functools import cache
 
+import numpy as np
 import torch
 
 # oneDNN keeps code and buffers for every shape that it has met, some 200 KiB each. So products are made of a few shapes: blocks
 # of rows, the last of them filled up with zeros.
 BLOCK, STEP = 384, 32
 WORTH_IT = 2**24  # multiply-adds; below, what a call of oneDNN costs by itself is more than it saves
+TOGETHER = 2**18  # numbers of all factors of small products, up to which one call for all is quicker than one for each
 
 
 @cache
@@ -40,9 +42,34 @@ def product(x: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
     return x @ weight
 
 
-def products(x: torch.Tensor, weights: torch.Tensor) -> Iterable[torch.Tensor]:
-    """(k, l, n) and (k, n, m): k products (l, m)."""
-    return map(product, x, weights) if x.device.type == "cpu" else torch.bmm(x, weights)
+def products(x: torch.Tensor, weights: torch.Tensor) -> Iterator[tuple[slice, torch.Tensor]]:
+    """(k, l, n) and (k, n, m): k products (l, m), a few at a time (slice of them, and their products)."""
+    if x.device.type != "cpu" or x[0].numel() * weights.shape[-1] < WORTH_IT:
+        yield slice(None), torch.bmm(x, weights)
+    else:
+        for k, (one, weight) in enumerate(zip(x, weights, strict=True)):
+            yield slice(k, k + 1), product(one, weight)[None]
+
+
+def products_by_position(x: torch.Tensor, vectors: torch.Tensor, starts: Sequence[int]) -> torch.Tensor:
+    """(B, p, d), and (n, d) of which starts[i] to starts[i + 1] stand at position i -> (B, n) of each with x at its position."""
+    rows, p, width = x.shape
+    counts = np.diff(starts)
+    most, n = int(counts.max(initial=0)), starts[-1] - starts[0]
+    if not n:
+        return x.new_empty(rows, 0)
+    if p * most * width <= TOGETHER:  # filled up to as many at each position
+        places = np.arange(starts[0], starts[0] + most) + (np.array(starts[:-1]) - starts[0])[:, None]
+        filled = vectors[torch.from_numpy(np.minimum(places, starts[-1] - 1)).to(x.device)]  # (p, most, d)
+        found = torch.bmm(x.transpose(0, 1), filled.transpose(1, 2)).transpose(0, 1).flatten(1)  # (B, p * most)
+        there = np.flatnonzero(np.arange(most) < counts[:, None])
+        return found if p * most == n else found[:, torch.from_numpy(there).to(x.device)]
+    found = x.new_empty(rows, n)
+    for place, (start, count) in enumerate(zip(starts, counts.tolist(), strict=False)):
+        if count:
+            to = slice(start - starts[0], start - starts[0] + count)
+            found[:, to] = x[:, place] @ vectors[start : start + count].T
+    return found
 
 
 def _block(rows: torch.Tensor, turned: torch.Tensor) -> torch.Tensor:

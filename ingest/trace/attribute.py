@@ -22,6 +22,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -105,9 +106,9 @@ def _computed(
     order = ready.order
     ends = np.arange(order.n_sources, order.size)
     capped = max_features is not None and max_features < order.n_features
-    kept, chosen = Kept(order, ready.inputs_at_most(), sums=capped), np.zeros(order.n_features, bool)
+    kept, chosen = Kept(order, ready.inputs_at_most, sums=capped), np.zeros(order.n_features, bool)
     count = max_features if capped and max_features is not None else order.n_features
-    batches = Batches(ready.engine, ready.places(), batch_size, progress, count + len(ends), once=not capped)
+    batches = Batches(ready.engine, ready.places, batch_size, progress, count + len(ends), once=not capped)
 
     def compute(rows: np.ndarray) -> None:
         chosen[rows[rows < order.n_features]] = True
@@ -164,11 +165,11 @@ def full_graph(
         explained_features=ready.explained,
         computed=chosen,
         input_totals=totals,
-        explained_variance=ready.explained_variance(),
+        explained_variance=ready.explained_variance,
         arrays={
             "feature_inputs": ready.frozen.inputs.float().cpu().numpy(),
             "feature_outputs": ready.frozen.outputs.float().cpu().numpy(),
-            "error_vectors": sources.errors.float().cpu().numpy(),
+            "error_vectors": sources.errors.float().contiguous().cpu().numpy(),
             "token_vectors": ready.frozen.token_vectors.float().cpu().numpy(),
             "final_logits": ready.frozen.logits.cpu().numpy(),
         },
@@ -191,6 +192,7 @@ class Prepared:
     engine: Backward
     looked: tuple[slice, slice]  # layers and positions at which features were looked for
 
+    @cached_property
     def places(self) -> tuple[np.ndarray, np.ndarray]:
         """(N,) layer and position of the rows that are computed, as `Backward.rows` takes them; 0 elsewhere."""
         layer, position = np.zeros(self.order.size, np.int64), np.zeros(self.order.size, np.int64)
@@ -198,21 +200,31 @@ class Prepared:
         layer[self.order.logits], position[self.order.logits] = self.above.layers, self.above.positions
         return layer, position
 
-    def inputs_at_most(self, nodes: np.ndarray | None = None) -> np.ndarray:
+    @cached_property
+    def inputs_at_most(self) -> np.ndarray:
         """(N,) how many edges can end in each node: sources below it and not after it; 0 for errors and tokens.
 
-        nodes: (N,) bool, only edges among these. A few may be 0 all the same, so that it is a bound, and a close one.
+        A few may be 0 all the same, so that it is a bound, and a close one.
         """
+        return self._inputs_from(np.ones(self.order.size, bool))
+
+    def inputs_among(self, nodes: np.ndarray) -> np.ndarray:
+        """(N,) as `inputs_at_most`, of the edges among some nodes (N,) bool."""
+        return np.where(nodes, self._inputs_from(nodes.copy()), 0)
+
+    def _inputs_from(self, writes: np.ndarray) -> np.ndarray:
+        """(N,) edges from these nodes (N,) bool; changes it."""
         order, first = self.order, self.looked[1].start
-        layer, position = self.places()
+        layer, position = (each.copy() for each in self.places)
         layer[order.errors] = np.repeat(np.arange(order.n_layers), order.n_positions)
         position[order.errors] = np.tile(np.arange(order.n_positions), order.n_layers)
         layer[order.tokens], position[order.tokens] = -1, np.arange(order.n_positions)
-        writes = np.ones(order.size, bool) if nodes is None else nodes.copy()
         writes[order.errors] &= position[order.errors] >= first
         writes[order.logits] = False
-        there = np.zeros((order.n_layers + 1, order.n_positions), np.int64)
-        np.add.at(there, (layer[writes] + 1, position[writes]), 1)
+        there = np.bincount(
+            (layer[writes] + 1) * order.n_positions + position[writes],
+            minlength=(order.n_layers + 1) * order.n_positions,
+        ).reshape(-1, order.n_positions)
         before = there.cumsum(axis=0).cumsum(axis=1)  # row l: the sources of layers below l
         counts: np.ndarray = before[layer, position]
         # no attention lies between the last layer below and a logit, or a feature beside it in a parallel block
@@ -221,24 +233,23 @@ class Prepared:
         lower = np.where(layer > 0, before[np.maximum(layer - 1, 0), position], 0)
         counts[straight] = (lower + there[layer, position])[straight]
         counts[order.n_features : order.n_sources] = 0
-        return counts if nodes is None else np.where(nodes, counts, 0)
+        return counts
 
     def meet(self, max_features: int | None = None) -> None:
         """Carry sources of the lowest layers up, if that saves work for as many targets. Does nothing the second time."""
         order, frozen, engine = self.order, self.frozen, self.engine
         if engine.carried is not None or not order.n_features:
             return
-        layer, position = self.places()
+        layer, position = self.places
+        places, size = layer * order.n_positions + position, (order.n_layers + 1) * order.n_positions
         features, ends = (
-            np.zeros((order.n_layers + 1, order.n_positions)),
-            np.zeros((order.n_layers + 1, order.n_positions)),
+            np.bincount(places[rows], minlength=size).reshape(-1, order.n_positions).astype(float)
+            for rows in (order.features, order.logits)
         )
-        np.add.at(features, (layer[order.features], position[order.features]), 1)
-        np.add.at(ends, (layer[order.logits], position[order.logits]), 1)
         share = 1.0 if max_features is None else min(1.0, max_features / order.n_features)
         sources = np.ones_like(features)  # a token, and below an error at each layer
         sources[1:] += features[:-1]
-        edges = self.inputs_at_most().sum()
+        edges = self.inputs_at_most.sum()
         most = min(max(CARRIED_BYTES[0], 6 * edges), CARRIED_BYTES[1])  # beside what the edges take anyway
         attention, calls = frozen.attention_work(order.n_positions), engine.walk_work
         best = best_layer(share * features + ends, sources, engine.width, attention, calls, most, engine.leading.count)
@@ -251,6 +262,7 @@ class Prepared:
         """(N,), see `graph.target_weights`."""
         return target_weights(self.order, self.above.probabilities, self.explained)
 
+    @cached_property
     def explained_variance(self) -> float:
         """1 - |errors|^2 / |outputs - their mean over positions|^2, over the layers and positions at which features were
         looked for. NaN where they have no variance, as at a single position.
@@ -258,10 +270,11 @@ class Prepared:
         The mean of few positions is nearly the outputs themselves, so of a short prompt this can be below 0 though the set
         fits; from ENOUGH_POSITIONS on it does not happen by that alone (the mean takes 1 in so many parts of the variance).
         """
-        outputs, errors = self._explained()
+        outputs, errors = self._explained
         spread = (outputs - outputs.mean(dim=1, keepdim=True)).square().sum()
         return float(1 - errors.square().sum() / spread) if spread > 0 else float("nan")
 
+    @cached_property
     def explained_beside_biases(self) -> float:
         """1 - |errors|^2 / |outputs - decoder biases|^2, over the same: below 0 the features (and skip connections) make the
         reconstruction worse than the set's own constants alone, as features of another model or revision do.
@@ -269,11 +282,12 @@ class Prepared:
         Those constants are not fitted to the prompt, so it means the same for two tokens as for a thousand. It misses some
         sets that `explained_variance` catches: where the constants are wrong too, almost anything is better than they.
         """
-        outputs, errors = self._explained()
+        outputs, errors = self._explained
         biases = torch.stack([layer.b_dec for layer in self.transcoders.layers[: len(outputs)]]).float()
         spread = (outputs - biases[:, None]).square().sum()
         return float(1 - errors.square().sum() / spread) if spread > 0 else float("nan")
 
+    @property
     def _explained(self) -> tuple[torch.Tensor, torch.Tensor]:
         """(l, p, d) outputs of the MLPs and errors, where features were looked for."""
         layers, positions = self.looked
@@ -296,12 +310,12 @@ class Prepared:
                 f"No feature of the transcoder set {self.transcoders.name} fires on this prompt: the circuit will hold tokens and "
                 "errors only. The set may be of another model or revision."
             ]
-        beside_biases, positions = self.explained_beside_biases(), self._explained()[0].shape[1]
+        beside_biases, positions = self.explained_beside_biases, self._explained[0].shape[1]
         # a NaN, where nothing varies, is not below 0
         if beside_biases < 0:
             constant, found = "its own biases", beside_biases
-        elif positions >= ENOUGH_POSITIONS and self.explained_variance() < 0:
-            constant, found = "their mean over the prompt", self.explained_variance()
+        elif positions >= ENOUGH_POSITIONS and self.explained_variance < 0:
+            constant, found = "their mean over the prompt", self.explained_variance
         else:
             return []
         return [

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from ingest.models.base import Frozen
-from ingest.models.products import product
+from ingest.models.products import product, products_by_position
 from ingest.trace.carried import Carried
 from ingest.trace.graph import NodeOrder
 from ingest.trace.leading import Leading
@@ -160,16 +160,18 @@ class Backward:
         first = self.leading.count
         here = slice(first, first + grad.shape[1])
         at_output = self.frozen.output_back(layer, grad, here)
-        for place, p in enumerate(range(here.start, here.stop)):
-            writes = self.sources.writes[layer][p]
-            found = (at_output[:, place] @ writes.vectors.T).float()
-            # a cross-layer feature adds up what it writes at each layer
-            if isinstance(writes.columns, slice):
-                effects[:, writes.columns] += found[:, :-2]
-            else:  # many times quicker than += with numbers of columns
-                effects.index_add_(1, writes.columns, found[:, :-2])
-            effects[:, self.order.error_row(layer, p)] = found[:, -2]
-            constants += found[:, -1]
+        writes = self.sources.writes[layer]
+        begins = writes.starts[here.start : here.stop + 1]
+        found = products_by_position(at_output, writes.vectors, begins).float()
+        # a cross-layer feature adds up what it writes at each layer
+        if isinstance(writes.columns, slice):
+            rows = slice(writes.columns.start + begins[0], writes.columns.start + begins[-1])
+            effects[:, rows] += found
+        else:  # many times quicker than += with numbers of columns
+            effects.index_add_(1, writes.columns[begins[0] : begins[-1]], found)
+        fixed = torch.bmm(at_output.transpose(0, 1), self.sources.fixed[layer, here].transpose(1, 2)).float()  # (p, B, 2)
+        effects[:, self.order.error_row(layer, here.start) : self.order.error_row(layer, here.stop)] = fixed[..., 0].T
+        constants += fixed[..., 1].sum(dim=0)
         skip = self.transcoders.layers[layer].w_skip
         if skip is None:
             return None

@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ingest.models.base import Frozen
+from ingest.models.products import products_by_position
 from ingest.trace.forwards import attention_added, constants_added, skip_added
 from ingest.trace.graph import NodeOrder
 from ingest.trace.sources import Sources
@@ -116,15 +117,12 @@ class Upward:
             stream[0] = self.frozen.position_vectors
         for layer in range(top):
             self._through(layer, stream[: ends[layer]], first, passed[:, : ends[layer]])
-            errors = torch.arange(ends[layer + 1] - len(walk), ends[layer + 1], device=device)
-            writes = self.sources.writes[layer]
-            columns = [there for j in walk if isinstance(there := writes[j].columns, torch.Tensor)]
-            if columns:  # a cross-layer feature writes again above its own layer
-                at = _places(rows, torch.cat(columns))
-            else:
-                at = torch.arange(ends[layer], ends[layer + 1] - len(walk), device=device)
-            at = torch.cat([at, errors])
-            written = torch.cat([*(writes[j].vectors[:-2] for j in walk), *(writes[j].vectors[-2:-1] for j in walk)])
+            writes, last = self.sources.writes[layer], ends[layer + 1] - len(walk)
+            here = slice(writes.starts[first], writes.starts[walk.stop])
+            at = torch.arange(ends[layer], ends[layer + 1], device=device)
+            if isinstance(writes.columns, torch.Tensor):  # a cross-layer feature writes again above its own layer
+                at = torch.cat([_places(rows, writes.columns[here]), at[last - ends[layer] :]])
+            written = torch.cat([writes.vectors[here], self.sources.errors[layer, first : walk.stop]])
             stream[at, where[at]] += self.frozen.output_back(layer, written, first + where[at])
             if constants:
                 stream[0] += constants_added(self.frozen, self.sources, layer)
@@ -146,10 +144,9 @@ class Upward:
         starts, sources, read = self.sources.starts[layer], self.sources, self.frozen.input_constant(layer)
         encoders = sources.encoders[layer][starts[first] - starts[0] :]
         positions = sources.features[starts[first] : starts[-1], 1].to(stream.device)
-        reads = self.frozen.input_back(layer, encoders, positions).split(np.diff(starts[first:]).tolist())
-        for place, there in enumerate(reads):
-            rows = slice(starts[first + place], starts[first + place + 1])
-            passed[rows] = (there @ stream[:, place].T).float()
+        reads = self.frozen.input_back(layer, encoders, positions)
+        begins = [start - starts[first] for start in starts[first:]]
+        passed[starts[first] : starts[-1]] = products_by_position(stream, reads, begins).T.float()
         if not first and read is not None:
             passed[starts[0] : starts[-1], 0] += (encoders @ read).float()
 

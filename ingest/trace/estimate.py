@@ -44,7 +44,7 @@ def estimate_trace(
     ready.meet(max_features)
     setup = time.monotonic() - began
     order = ready.order
-    layer, position = ready.places()
+    layer, position = ready.places
     rows = np.concatenate([np.arange(order.n_features), np.arange(order.n_sources, order.size)])
     cost = _cost(ready, layer[rows], position[rows])
     kept = 1.0 if max_features is None else min(1.0, max_features / max(order.n_features, 1))
@@ -69,7 +69,7 @@ def estimate_trace(
     )
     twice = 1 + KEPT_ROWS if streamed and max_features is None else 1
     seconds = setup + (spent / done * cost.sum() * kept * twice if done else 0.0)
-    edges = total_edges(ready, ready.inputs_at_most(), max_features)
+    edges = total_edges(ready, ready.inputs_at_most, max_features)
     return TraceEstimate(
         tokens=order.n_positions,
         active_features=order.n_features,
@@ -78,7 +78,7 @@ def estimate_trace(
         edges_at_most=edges,
         seconds=round(seconds, 3),
         memory_bytes=_memory(ready, edges, streamed, capped=max_features is not None),
-        explained_variance=round(ready.explained_variance(), 4),
+        explained_variance=round(ready.explained_variance, 4),
         largest_layers=np.bincount(ready.sources.features[:, 0].numpy(), minlength=order.n_layers).tolist(),
         streamed=streamed,
         warnings=ready.warnings(),
@@ -98,6 +98,6 @@ def _memory(ready: Prepared, edges: int, streamed: bool, capped: bool) -> int:
         held = ROW_EDGE_BYTES * edges if capped else int(KEPT_EDGE_BYTES * KEPT_EDGES * edges)
     batch = 8 * ready.order.n_sources * batch_rows(ready.engine)
     vectors = sum(one.nbytes for one in ready.sources.encoders)
-    vectors += sum(there.vectors.nbytes for layer in ready.sources.writes for there in layer)
+    vectors += ready.sources.fixed.nbytes + sum(writes.vectors.nbytes for writes in ready.sources.writes)
     carried = ready.engine.carried.nbytes if ready.engine.carried else 0
     return held + batch + vectors + carried + OVERHEAD_BYTES

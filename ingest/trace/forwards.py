@@ -46,5 +46,4 @@ def skip_added(
 
 def constants_added(frozen: Frozen, sources: Sources, layer: int) -> torch.Tensor:
     """(P, d) what constants at the output hook add to the stream."""
-    always = torch.stack([there.vectors[-1] for there in sources.writes[layer]])
-    return frozen.output_back(layer, always, slice(None))
+    return frozen.output_back(layer, sources.constants[layer], slice(None))

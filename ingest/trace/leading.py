@@ -22,14 +22,13 @@ class Leading:
 
     count: int  # c
     streams: list[torch.Tensor]  # [L + 1]: (1 + c, c, d) where a layer begins, and above all
-    writes: list[
-        torch.Tensor
-    ]  # [L]: (1 + c, P - c, d) to later positions through the layer's attention, with its biases
+    writes: list[torch.Tensor]  # [L]: ((P - c) * d, 1 + c) to later positions through its attention, with its biases
 
     def read(self, layer: int, grad: torch.Tensor, effects: torch.Tensor, constants: torch.Tensor) -> None:
         """Adds to effects (B, >= c), of which the first are those of the tokens here, and constants (B,) what gradients (B, p, d)
         after the layer's attention get through it, at positions from c on."""
-        found = (grad.flatten(1) @ self.writes[layer][:, : grad.shape[1]].flatten(1).T).float()
+        reads = grad.flatten(1)
+        found = (reads @ self.writes[layer][: reads.shape[1]]).float()
         constants += found[:, 0]
         effects[:, : self.count] += found[:, 1:]
 
@@ -52,7 +51,7 @@ def find_leading(frozen: Frozen, transcoders: TranscoderSet, sources: Sources, c
     for layer in range(len(transcoders.layers)):
         before = stream.clone() if frozen.parallel else stream
         added = attention_added(frozen, layer, stream, constants=True)
-        writes.append(added[:, count:].contiguous())
+        writes.append(added[:, count:].flatten(1).T.contiguous())
         stream[:, :count] += added[:, :count]
         skipped = skip_added(frozen, transcoders, layer, before, constants=True)
         if skipped is not None:

@@ -30,7 +30,7 @@ def must_stream(
     """
     if keep_full and stream:
         raise UsageError("A streamed trace holds no full graph that could be kept.", "Leave out one of the two.")
-    counts, free = ready.inputs_at_most(), available()
+    counts, free = ready.inputs_at_most, available()
     edges = total_edges(ready, counts, max_features)
     if stream is None:
         stream = edges * EDGE_BYTES > SHARE * free
@@ -62,12 +62,12 @@ def total_edges(ready: Prepared, counts: np.ndarray, max_features: int | None) -
 
 def check_second_pass(ready: Prepared, nodes: np.ndarray) -> None:
     """Raises InputRejected when the edges among the nodes (N,) bool do not fit into memory."""
-    edges, free = int(ready.inputs_at_most(nodes).sum()), available()
+    edges, free = int(ready.inputs_among(nodes).sum()), available()
     if edges * KEPT_EDGE_BYTES > free:
         raise InputRejected(
             f"The {int(nodes.sum()):,} nodes within the threshold have {edges:,} edges among them, which need about "
             f"{edges * KEPT_EDGE_BYTES / GIB:.1f} GiB, and only {free / GIB:.1f} GiB are free.",
-            f"Lower the node threshold, or {_cap(ready.inputs_at_most(), free, ROW_EDGE_BYTES)}.",
+            f"Lower the node threshold, or {_cap(ready.inputs_at_most, free, ROW_EDGE_BYTES)}.",
         )
 
 

@@ -50,13 +50,13 @@ def streamed(
     ready.meet()
     order = ready.order
     rows = order.n_features + order.n_logits
-    batches = Batches(ready.engine, ready.places(), batch_size, progress, rows + int(KEPT_ROWS * rows))
+    batches = Batches(ready.engine, ready.places, batch_size, progress, rows + int(KEPT_ROWS * rows))
     first = first_pass(ready, batches)
     nodes = strongest_nodes(order, first.influence, node_threshold, ready.explained)
     again = np.concatenate([np.flatnonzero(nodes[order.features]), np.arange(order.n_sources, order.size)])
     check_second_pass(ready, nodes)
     batches.total = rows + len(again)
-    kept = Kept(order, ready.inputs_at_most(nodes), nodes)
+    kept = Kept(order, ready.inputs_among(nodes), nodes)
     kept.compute(batches, again)
     chosen = np.ones(order.n_features, bool)
     return full_graph(ready, kept.matrix(), chosen, kept.constants, first.totals), first

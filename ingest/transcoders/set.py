@@ -52,7 +52,7 @@ class Transcoder:
     def decoder_rows(self, features: torch.Tensor) -> torch.Tensor:
         """(n,) -> (n, layers written, d). Raises ModelRejected for rows that are not finite."""
         rows = self._rows(self.w_dec, features)
-        if not torch.isfinite(rows).all():
+        if not _all_finite(rows):
             raise ModelRejected(
                 f"The decoder in {self.place or 'memory'} holds NaN or infinity.", "Fetch or train the set again."
             )
@@ -96,13 +96,15 @@ class Transcoder:
         for block in self._blocks():
             pre = self._finite(self.pre_activations(inputs, block))
             position, feature = self.active(pre, block).nonzero(as_tuple=True)
-            found.append((position, feature + block.start, pre[position, feature]))
+            found.append((position, feature + block.start if block.start else feature, pre[position, feature]))
+        if len(found) == 1:
+            return found[0]
         position, feature, value = (torch.cat(parts) for parts in zip(*found, strict=True))
         order = torch.argsort(position, stable=True)
         return position[order], feature[order], value[order]
 
     def _finite(self, pre: torch.Tensor) -> torch.Tensor:
-        if not torch.isfinite(pre).all():
+        if not _all_finite(pre):
             raise ModelRejected(
                 f"The encoder in {self.place or 'memory'} gives pre-activations that are not finite for this prompt.",
                 "If its weights are finite, choose a wider dtype such as float32; else fetch the set again.",
@@ -118,6 +120,11 @@ class Transcoder:
     def _rows(self, matrix: torch.Tensor, features: torch.Tensor | slice) -> torch.Tensor:
         rows = matrix[features if isinstance(features, slice) else features.to(matrix.device)]
         return rows.to(self.b_enc.device, self.b_enc.dtype)
+
+
+def _all_finite(values: torch.Tensor) -> bool:
+    """The sum is not finite if one of them is not; where it is too large itself, each is asked."""
+    return bool(values.sum().isfinite()) or bool(values.isfinite().all())
 
 
 @dataclass

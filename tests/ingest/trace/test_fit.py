@@ -73,7 +73,7 @@ def test_wrong_constants_too_are_seen_once_there_are_enough_positions(demo):
     model, parts = demo
     prepared = ready(model, changed(parts, "layers swapped"), 99)
     assert len(prepared.token_ids) > ENOUGH_POSITIONS
-    assert prepared.explained_variance() < 0
+    assert prepared.explained_variance < 0
     assert len(warnings(prepared)) == 1
 
 
@@ -81,14 +81,14 @@ def test_a_weak_set_that_fits_is_not_warned_about_because_the_prompt_is_short(de
     """Two positions: about their own mean they vary by half of what outputs vary by."""
     model, parts = demo
     prepared = ready(model, parts, 3)
-    outputs, _ = prepared._explained()
+    outputs, _ = prepared._explained
     layers, positions = prepared.looked
     spread = (outputs - outputs.mean(dim=1, keepdim=True)).square().sum()
     noise = torch.randn(outputs.shape, generator=torch.Generator().manual_seed(0))
-    prepared.sources.errors = prepared.sources.errors.clone()
+    prepared.sources.fixed = prepared.sources.fixed.clone()
     prepared.sources.errors[layers, positions] = noise * (1.2 * spread / noise.square().sum()).sqrt()
-    assert prepared.explained_variance() < 0
-    assert prepared.explained_beside_biases() > 0
+    assert prepared.explained_variance < 0
+    assert prepared.explained_beside_biases > 0
     assert warnings(prepared) == []
 
 
@@ -114,7 +114,7 @@ def test_only_where_features_are_looked_for_something_is_to_be_explained(demo, n
     np.save(tmp_path / "one.npy", np.ones(model.width, np.float32))
     written = {"feature": f"feature:{layer}/{position}/{index}", "direction": f"direction:1:{tmp_path / 'one.npy'}"}
     prepared = ready(model, parts, 99, targets=[written.get(name, name)])
-    assert prepared.explained_variance() > 0.8
+    assert prepared.explained_variance > 0.8
     assert warnings(prepared) == []
     layers, positions = prepared.looked
     errors = whole.sources.errors[layers, positions]

@@ -143,7 +143,7 @@ def test_progress_covers_both_passes_and_memory_that_runs_out_halves_the_batch(t
 def test_what_can_be_an_edge_is_counted_before(tiny, tiny_set, pair):
     for model, parts in ((tiny, tiny_set), pair):
         ready = prepare(model, parts, IDS, None, None, 10, 0.95)
-        counts, matrix = ready.inputs_at_most(), attribute(model, parts, IDS).matrix
+        counts, matrix = ready.inputs_at_most, attribute(model, parts, IDS).matrix
         real = np.diff(matrix.indptr)
         assert (real <= counts).all()
         assert real.sum() > 0.95 * counts.sum()  # a sliding window lets fewer through
@@ -151,14 +151,14 @@ def test_what_can_be_an_edge_is_counted_before(tiny, tiny_set, pair):
         among = np.bincount(
             matrix.tocoo().row, weights=(some[matrix.tocoo().row] & some[matrix.indices]), minlength=len(some)
         )
-        bound = ready.inputs_at_most(some)
+        bound = ready.inputs_among(some)
         assert (among <= bound).all()
         assert among.sum() > 0.9 * bound.sum()
 
 
 def test_a_graph_that_does_not_fit_is_streamed_and_cannot_be_kept(tiny, tiny_set, monkeypatch, settings):
     ready = prepare(tiny, tiny_set, IDS, None, None, 10, 0.95)
-    needed = int(ready.inputs_at_most().sum()) * memory.EDGE_BYTES
+    needed = int(ready.inputs_at_most.sum()) * memory.EDGE_BYTES
     assert not memory.must_stream(ready)
     assert not estimate_trace(tiny, tiny_set, IDS).streamed
     plenty = estimate_trace(tiny, tiny_set, IDS)
