@@ -18,6 +18,7 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from ingest.models import Model
+from ingest.models.devices import at_most_threads
 from ingest.trace.attribute import attribute, prepare
 from ingest.trace.backward import Backward
 from ingest.trace.carried import Upward
@@ -104,6 +105,7 @@ def spent(model: Model, parts: TranscoderSet, ids: list[int]) -> int:
     # not by its name: the package has a function that is called as this module is
     tracing = sys.modules["ingest.trace.attribute"]
     with (
+        at_most_threads(1),  # the counter sees the thread that it was entered in
         patch.object(Backward, "rows", counted(Backward.rows)),
         patch.object(Upward, "to", counted(Upward.to)),
         patch.object(tracing, "find_leading", counted(tracing.find_leading)),

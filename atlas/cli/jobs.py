@@ -55,8 +55,9 @@ def run_worker(
     json: Json = False,
 ) -> None:
     """Do the jobs of the queue one after the other, until SIGTERM or Ctrl-C: then the current one ends or is handed back."""
-    from atlas import logs
+    from atlas import logs, memory
 
+    memory.limit_fragmentation()
     logs.setup_from(load_settings(), "info")
     with extra("ingest", "`atlas worker`"):
         from ingest.models.devices import SPREAD, choose_device

@@ -46,10 +46,12 @@ def forget_peak() -> None:
 
 class Ours:
     def __init__(self, model: Path, parts: Path, batch: int | None) -> None:
+        from atlas.memory import limit_fragmentation
         from ingest.models import load_model
         from ingest.trace import attribute, prune
         from ingest.transcoders import load_transcoders
 
+        limit_fragmentation()  # as `atlas trace` and workers do
         self.attribute, self.cut = attribute, prune
         self.model = load_model(model, device="cpu")
         self.parts = load_transcoders(parts, self.model)
@@ -144,8 +146,11 @@ def measure(engine: Ours | Reference, ids: list[int], asked: argparse.Namespace)
     if asked.flops:
         from torch.utils.flop_counter import FlopCounterMode
 
+        before = torch.get_num_threads()
+        torch.set_num_threads(1)  # the counter sees the thread that it was entered in
         with FlopCounterMode(display=False) as counter:
             engine.run(ids)
+        torch.set_num_threads(before)
         found["multiply_adds"] = counter.get_total_flops() // 2  # forward passes too
     return found
 

@@ -250,7 +250,7 @@ class Prepared:
         sources = np.ones_like(features)  # a token, and below an error at each layer
         sources[1:] += features[:-1]
         edges = self.inputs_at_most.sum()
-        most = min(max(CARRIED_BYTES[0], 6 * edges), CARRIED_BYTES[1])  # beside what the edges take anyway
+        most = min(max(CARRIED_BYTES[0], 3 * edges), CARRIED_BYTES[1])  # beside what the edges take anyway
         attention, calls = frozen.attention_work(order.n_positions), engine.walk_work
         best = best_layer(share * features + ends, sources, engine.width, attention, calls, most, engine.leading.count)
         if best:

@@ -169,7 +169,9 @@ class Backward:
             effects[:, rows] += found
         else:  # many times quicker than += with numbers of columns
             effects.index_add_(1, writes.columns[begins[0] : begins[-1]], found)
-        fixed = torch.bmm(at_output.transpose(0, 1), self.sources.fixed[layer, here].transpose(1, 2)).float()  # (p, B, 2)
+        fixed = torch.bmm(
+            at_output.transpose(0, 1), self.sources.fixed[layer, here].transpose(1, 2)
+        ).float()  # (p, B, 2)
         effects[:, self.order.error_row(layer, here.start) : self.order.error_row(layer, here.stop)] = fixed[..., 0].T
         constants += fixed[..., 1].sum(dim=0)
         skip = self.transcoders.layers[layer].w_skip

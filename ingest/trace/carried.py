@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from ingest.models.base import Frozen
+from ingest.models.devices import beside
 from ingest.models.products import products_by_position
 from ingest.trace.forwards import attention_added, constants_added, skip_added
 from ingest.trace.graph import NodeOrder
@@ -30,7 +31,7 @@ class Carried:
     layer: int
     firsts: list[int]  # by walk: the position where it begins
     rows: list[torch.Tensor]  # by walk: (n,) node rows of its sources
-    vectors: list[torch.Tensor]  # by walk: (P - first, d, n)
+    vectors: list[torch.Tensor]  # by walk: (n, P - first, d)
     constant: torch.Tensor  # (P, d) what constants and biases have become
     passed: torch.Tensor  # (f, all n) float32 effects on the features of layers below, by node row; columns as `rows`
     passed_constants: torch.Tensor  # (f,) float32
@@ -57,8 +58,8 @@ class Carried:
         for first, rows, vectors in zip(self.firsts, self.rows, self.vectors, strict=True):
             since = max(first, begin)
             if since < end:
-                become = vectors[since - first : end - first].flatten(0, 1)
-                effects.index_add_(1, rows, (grad[:, since - begin :].flatten(1) @ become).float())
+                become = vectors[:, since - first : end - first].flatten(1)
+                effects.index_add_(1, rows, (grad[:, since - begin :].flatten(1) @ become.T).float())
         constants += (grad.flatten(1) @ self.constant[begin:end].flatten()).float()
 
 
@@ -80,13 +81,19 @@ class Upward:
         n_read = starts[layer - 1][-1]  # features of the layers below
         passed = torch.zeros(n_read, 1 + sum(counts), device=final.device)  # of the constants first
         ends = np.cumsum([1, *counts])
+
+        def walked(walk: range) -> tuple[torch.Tensor, torch.Tensor]:
+            columns = slice(int(ends[walk.start]) if walk.start else 0, int(ends[walk.stop]))
+            return self._from(walk, layer, passed[:, columns])
+
         rows, vectors = [], []
-        for walk in walks:
-            found, stream = self._from(walk, layer, passed[:, ends[walk.start] if walk.start else 0 : ends[walk.stop]])
+        for walk, (found, stream) in beside(
+            walks, walked, torch.get_num_threads() if final.device.type == "cpu" else 1
+        ):
             if not walk.start:
                 constant, found, stream = stream[0].clone(), found[1:], stream[1:]
             rows.append(found)
-            vectors.append(stream.permute(1, 2, 0).contiguous())
+            vectors.append(stream)
         return Carried(
             layer, [walk.start for walk in walks], rows, vectors, constant, passed[:, 1:], passed[:, 0].clone()
         )

@@ -10,9 +10,10 @@ import torch
 
 from atlas.records import TraceEstimate
 from ingest.models.base import Model
+from ingest.models.devices import at_most_threads
 from ingest.trace.attribute import Prepared, prepare
 from ingest.trace.memory import EDGE_BYTES, KEPT_EDGE_BYTES, ROW_EDGE_BYTES, must_stream, total_edges
-from ingest.trace.rows import batch_rows
+from ingest.trace.rows import batch_rows, batches_beside
 from ingest.trace.stream import KEPT_ROWS
 from ingest.trace.targets import TargetSpec
 from ingest.transcoders.set import TranscoderSet
@@ -50,7 +51,7 @@ def estimate_trace(
     kept = 1.0 if max_features is None else min(1.0, max_features / max(order.n_features, 1))
     by_position = [rows[position[rows] == p] for p in np.unique(position[rows])]
     picks: list[int] = np.unique(np.linspace(0, max(len(by_position) - 1, 0), SAMPLES).astype(int)).tolist()
-    spent = done = 0.0
+    spent, done, beside = 0.0, 0.0, batches_beside(ready.engine)
     for pick in picks:
         there = by_position[pick]
         met = (layer[there] >= ready.engine.meets_at) & (position[there] >= ready.engine.leading.count)
@@ -60,9 +61,10 @@ def estimate_trace(
         size = batch_rows(ready.engine, int(position[there[0]]) + 1)
         there = there[max(0, (len(there) - size) // 2) :][:size]  # of middling layers
         there = there[np.argsort(-ready.engine.heights(layer[there], there), kind="stable")]
-        start = time.monotonic()
-        ready.engine.rows(layer[there], there, position[there])
-        spent += time.monotonic() - start
+        with at_most_threads(1):  # as batches are computed, several beside one another
+            start = time.monotonic()
+            ready.engine.rows(layer[there], there, position[there])
+            spent += (time.monotonic() - start) / beside
         done += float(_cost(ready, layer[there], position[there]).sum())
     streamed = must_stream(
         ready, max_features=max_features, node_threshold=node_threshold, stream=stream, keep_full=keep_full
@@ -96,7 +98,7 @@ def _memory(ready: Prepared, edges: int, streamed: bool, capped: bool) -> int:
     held = EDGE_BYTES * edges
     if streamed:
         held = ROW_EDGE_BYTES * edges if capped else int(KEPT_EDGE_BYTES * KEPT_EDGES * edges)
-    batch = 8 * ready.order.n_sources * batch_rows(ready.engine)
+    batch = 8 * ready.order.n_sources * batch_rows(ready.engine) * batches_beside(ready.engine)
     vectors = sum(one.nbytes for one in ready.sources.encoders)
     vectors += ready.sources.fixed.nbytes + sum(writes.vectors.nbytes for writes in ready.sources.writes)
     carried = ready.engine.carried.nbytes if ready.engine.carried else 0

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import numpy as np
 import torch
 from scipy import sparse
 
-from ingest.memory import if_it_fits
+from ingest.memory import available, if_it_fits
+from ingest.models.devices import beside
 from ingest.trace.backward import Backward
 from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
 
 Progress = Callable[[int, int, str], None]  # how many, of how many, of what
 Effects = tuple[torch.Tensor, torch.Tensor]  # as `Backward.rows` gives them
 Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], Effects]  # of its arguments
+Job = tuple[np.ndarray, Compute]  # (B,) node rows, and how their effects are computed
 Batch = tuple[np.ndarray, torch.Tensor, torch.Tensor]  # (B,) node rows, (B, n_sources) effects, (B,) those of constants
-CACHE_BYTES = 16 * 2**20  # about a core's share of the caches; more is hardly quicker
+CACHE_BYTES = 8 * 2**20  # about a core's share of the caches; more is hardly quicker
 MAPPED_BYTES = 16 * 2**20  # well below the size from which glibc gives every tensor back to the system when it is freed
 
 
@@ -40,6 +42,7 @@ class Batches:
         self.engine, self.once = engine, once
         self.layer, self.position = places
         self.limit = batch_size
+        self.threads = batches_beside(engine)
         self.progress, self.done, self.total = progress, 0, total
 
     def of(self, rows: np.ndarray) -> Iterator[Batch]:
@@ -47,19 +50,20 @@ class Batches:
 
         When memory runs out, the batch is halved, from then on; what was given out already is not computed again.
         """
-        carried, order = self.engine.carried, self.engine.order
-        leading = (rows >= order.n_sources) & (self.position[rows] < self.engine.leading.count)
-        yield from self._together(rows[leading], self.engine.rows_leading)
+        engine, carried, order = self.engine, self.engine.carried, self.engine.order
+        leading = (rows >= order.n_sources) & (self.position[rows] < engine.leading.count)
+        yield from self._computed(self._batches(rows[leading], engine.rows_leading))
         rows = rows[~leading]
-        met = self.layer[rows] >= self.engine.meets_at
+        met = self.layer[rows] >= engine.meets_at
         passed = ~met & (rows < order.n_features)
         if carried:
-            yield from self._together(rows[passed], lambda _, batch, __: carried.read(batch, order.n_sources))
+            yield from self._computed(
+                self._batches(rows[passed], lambda _, batch, __: carried.read(batch, order.n_sources))
+            )
             if self.once:
                 carried.let_go_passed()
-        for side in (met, ~met & ~passed):
-            for there in self._walks(rows[side]):
-                yield from self._together(there, self.engine.rows)
+        walks = (there for side in (met, ~met & ~passed) for there in self._walks(rows[side]))
+        yield from self._computed(job for there in walks for job in self._batches(there, engine.rows))
 
     def _walks(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """These rows by position, those of neighbouring positions together where that is less work than a walk for each: all of
@@ -76,22 +80,31 @@ class Batches:
             walk, last = np.concatenate([walk, there]), here
         yield walk
 
-    def _together(self, there: np.ndarray, compute: Compute) -> Iterator[Batch]:
+    def _batches(self, there: np.ndarray, compute: Compute) -> Iterator[Job]:
         there = there[np.argsort(-self.engine.heights(self.layer[there], there), kind="stable")]
         start = 0
         while start < len(there):
             left = there[start:]
             batch = left[: self._size(int(self.position[left].max()), len(left))]
-            places = self.layer[batch], batch, self.position[batch]
-            computed = if_it_fits(partial(compute, *places), len(batch), "target")
-            if computed is None:
-                self.limit = len(batch) // 2
-                continue
-            yield batch, *computed
+            yield batch, compute
             start += len(batch)
+
+    def _computed(self, jobs: Iterable[Job], threads: int | None = None) -> Iterator[Batch]:
+        for (batch, compute), effects in beside(jobs, self._effects, threads or self.threads):
+            if effects is None:
+                self.limit = min(self.limit or len(batch), len(batch) // 2)
+                yield from self._computed(self._batches(batch, compute), threads=1)
+                continue
             self.done += len(batch)
+            yield batch, *effects
             if self.progress:
                 self.progress(self.done, max(self.total, self.done), "targets")
+
+    def _effects(self, job: Job) -> Effects | None:
+        """None: memory ran out."""
+        batch, compute = job
+        work = partial(compute, self.layer[batch], batch, self.position[batch])
+        return if_it_fits(work, len(batch), "target")
 
     def _size(self, position: int, left: int) -> int:
         """Rows of the next batch. Every batch walks all layers and positions below it, so no small one is left for the end."""
@@ -106,13 +119,26 @@ def batch_rows(engine: Backward, positions: int | None = None) -> int:
 
     positions: the first ones, all of which but the leading ones are carried (None: all of the prompt).
     """
-    carried = max(1, (positions or engine.order.n_positions) - engine.leading.count)
-    bytes_each = engine.targets.vectors.element_size()
-    gradient = carried * engine.width * bytes_each
-    per_row = 6 * gradient + 8 * engine.order.n_sources
+    gradient, per_row = _row_bytes(engine, positions)
     if engine.device.type == "cuda":
         return int(min(4096, max(8, torch.cuda.mem_get_info(engine.device)[0] // 4 // per_row)))
     return int(min(4096, max(1, CACHE_BYTES // per_row, min(16, MAPPED_BYTES // gradient))))
+
+
+def batches_beside(engine: Backward) -> int:
+    """How many batches are computed at a time: one on a GPU, on a CPU as many as torch has threads and an eighth of the free memory
+    can hold."""
+    if engine.device.type != "cpu":
+        return 1
+    each = batch_rows(engine) * _row_bytes(engine)[1]
+    return int(max(1, min(torch.get_num_threads(), available() // 8 // each)))
+
+
+def _row_bytes(engine: Backward, positions: int | None = None) -> tuple[int, int]:
+    """Of a row's gradient, and of all that a row takes while it is computed; positions as of `batch_rows`."""
+    carried = max(1, (positions or engine.order.n_positions) - engine.leading.count)
+    gradient = carried * engine.width * engine.targets.vectors.element_size()
+    return gradient, 6 * gradient + 8 * engine.order.n_sources
 
 
 class _Region:

@@ -100,6 +100,8 @@ def _writes(written: list[tuple[int, torch.Tensor, torch.Tensor]], starts: list[
         own = starts[layer]
         return Writes(vectors, [start - own[0] for start in own], slice(own[0], own[-1]))
     order = torch.cat([position for _, position, _ in written]).argsort(stable=True)
-    rows = torch.cat([torch.arange(starts[layer][0], starts[layer][-1], device=order.device) for layer, _, _ in written])
+    rows = torch.cat(
+        [torch.arange(starts[layer][0], starts[layer][-1], device=order.device) for layer, _, _ in written]
+    )
     ends = np.sum([np.array(starts[layer]) - starts[layer][0] for layer, _, _ in written], axis=0).tolist()
     return Writes(torch.cat([vectors for _, _, vectors in written])[order], ends, rows[order])

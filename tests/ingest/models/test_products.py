@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ingest.models import products
-from ingest.models.products import BLOCK, STEP, product
+from ingest.models.products import BLOCK, STEP, product, products_by_position
 
 LAYOUTS = {
     "plain": lambda n, m: torch.randn(n, m),
@@ -60,3 +60,17 @@ def test_any_number_of_rows_is_made_of_a_few_shapes(rows):
         found = product(x, weight)
     torch.testing.assert_close(found, x @ weight)
     assert all(size % STEP == 0 and size <= BLOCK for size in shapes)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=6), st.integers(1, 4), st.integers(0, 3), st.booleans())
+def test_what_stands_at_a_position_meets_x_there(counts, rows, before, together):
+    """Vectors of an earlier position, and of a later one, may stand around those that are asked for."""
+    starts = [before, *(before + sum(counts[: i + 1]) for i in range(len(counts)))]
+    x, vectors = torch.randn(rows, len(counts), 7), torch.randn(starts[-1] + 2, 7)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(products, "TOGETHER", 2**40 if together else 0)
+        found = products_by_position(x, vectors, starts)
+    positions = [place for place, count in enumerate(counts) for _ in range(count)]
+    expected = torch.einsum("bnd,nd->bn", x[:, positions], vectors[before : starts[-1]])
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)

@@ -39,7 +39,7 @@ def test_carried_sources_and_constants_make_up_the_stream(case, walk_work):
         stream = carried.constant.clone()
         assert len(carried.rows) == {0: len(ids), 2**40: 1}.get(walk_work, len(carried.rows))
         for first, become in zip(carried.firsts, carried.vectors, strict=True):
-            stream[first:] += become.sum(dim=-1)
+            stream[first:] += become.sum(dim=0)
         real = ready.frozen.stream_after(layer - 1)
         torch.testing.assert_close(stream, real, rtol=1e-4, atol=1e-5 * float(real.abs().max()))
 

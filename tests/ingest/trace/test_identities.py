@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -123,8 +125,10 @@ def test_the_graph_does_not_depend_on_the_batch_size(tiny, tiny_set, batch_size)
     np.testing.assert_allclose(parts.constants, whole.constants, atol=1e-6)
 
 
-def test_running_out_of_memory_halves_the_batch_and_keeps_finished_rows(tiny, tiny_set, monkeypatch):
+@pytest.mark.parametrize("beside", [1, 3])
+def test_running_out_of_memory_halves_the_batch_and_keeps_finished_rows(beside, tiny, tiny_set, monkeypatch):
     whole = attribute(tiny, tiny_set, PROMPT)
+    monkeypatch.setattr(sys.modules["ingest.trace.rows"], "batches_beside", lambda _: beside)
     frozen_type = type(tiny.freeze(PROMPT, "mlp.hook_in", "mlp.hook_out"))
     through, tried = frozen_type.attention_back, []
 

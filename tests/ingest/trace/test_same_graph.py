@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -119,17 +120,55 @@ def test_a_batch_of_prompts_padded_on_the_right_reads_the_same_features(pair):
         torch.testing.assert_close(inputs[:, row, :length], alone, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("alone", [0, 2**40])
-def test_a_small_trace_takes_one_thread_and_gives_the_others_back(alone, monkeypatch):
-    monkeypatch.setattr(devices, "ALONE", alone)
-    model, parts = load(PAIRS[0])
+@pytest.fixture
+def three_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(3)
-    try:
-        seen = []
-        attribute(model, parts, IDS, progress=lambda *_: seen.append(torch.get_num_threads()))
-        after = torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
-    assert set(seen) == ({1} if alone else {3})
-    assert after == 3
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("alone", [0, 2**40])
+def test_batches_are_computed_beside_one_another_but_those_of_a_small_trace_on_one_thread(
+    alone, monkeypatch, three_threads
+):
+    monkeypatch.setattr(devices, "ALONE", alone)
+    model, parts = load(PAIRS[0])
+    rows, seen = Backward.rows, set()
+
+    def watched(self, *where):
+        seen.add((threading.current_thread().name, torch.get_num_threads()))
+        return rows(self, *where)
+
+    monkeypatch.setattr(Backward, "rows", watched)
+    attribute(model, parts, IDS, batch_size=1)
+    if alone:
+        assert seen == {(threading.current_thread().name, 1)}
+    else:
+        assert len(seen) > 1
+        assert {threads for _, threads in seen} == {1}
+    assert torch.get_num_threads() == 3
+
+
+@pytest.mark.parametrize("pair", PAIRS)
+def test_the_graph_is_the_same_on_several_threads(pair, monkeypatch, three_threads):
+    model, parts = load(pair)
+    plain = attribute(model, parts, IDS, batch_size=2)
+    monkeypatch.setattr(devices, "ALONE", 0)
+    graph = attribute(model, parts, IDS, batch_size=2)
+    assert np.array_equal(graph.features, plain.features)
+    assert np.array_equal(graph.matrix.indices, plain.matrix.indices)
+    assert_same_matrix(graph.matrix.toarray(), plain.matrix.toarray())
+
+
+def test_a_trace_that_is_given_up_leaves_threads_as_they_were_and_the_next_one_works(monkeypatch, three_threads):
+    monkeypatch.setattr(devices, "ALONE", 0)
+    model, parts = load(PAIRS[0])
+
+    def stop(done: int, total: int, what: str) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        attribute(model, parts, IDS, batch_size=1, progress=stop)
+    assert torch.get_num_threads() == 3
+    assert attribute(model, parts, IDS, batch_size=1).matrix.nnz

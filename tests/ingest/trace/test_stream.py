@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import torch
 
 from atlas import Atlas
 from atlas.errors import InputRejected, UsageError
@@ -214,7 +213,6 @@ def test_no_pass_holds_the_full_graph(tiny, tiny_set):
     import tracemalloc
 
     ids = [1, *np.random.default_rng(0).integers(3, 50, 14).tolist()]
-    torch.set_num_threads(1)
     peaks = []
     for stream in (False, True):
         tracemalloc.start()
