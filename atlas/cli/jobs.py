@@ -57,7 +57,7 @@ def run_worker(
     """Do the jobs of the queue one after the other, until SIGTERM or Ctrl-C: then the current one ends or is handed back."""
     from atlas import logs, memory
 
-    memory.limit_fragmentation()
+    memory.limit_fragmentation(memory.LARGE_WHEN_TRACING)
     logs.setup_from(load_settings(), "info")
     with extra("ingest", "`atlas worker`"):
         from ingest.models.devices import SPREAD, choose_device

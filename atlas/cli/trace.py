@@ -13,7 +13,7 @@ from atlas.cli.main import app, extra, opened
 from atlas.cli.output import Json, emit, progress_bar, stderr
 from atlas.errors import InputRejected, ModelRejected, UsageError
 from atlas.group_records import RejectedRow, TraceRequest
-from atlas.memory import limit_fragmentation
+from atlas.memory import LARGE_WHEN_TRACING, limit_fragmentation
 
 if TYPE_CHECKING:
     from atlas.api import Atlas
@@ -101,7 +101,7 @@ def trace(
         "collection": collection,
         "again": again,
     }
-    limit_fragmentation()
+    limit_fragmentation(LARGE_WHEN_TRACING)
     if (keep_full or dry_run) and (queue or prompts is not None):
         raise UsageError(
             "--keep-full and --dry-run are for one prompt, traced here.", "Leave --queue and --prompts out."

@@ -46,12 +46,12 @@ def forget_peak() -> None:
 
 class Ours:
     def __init__(self, model: Path, parts: Path, batch: int | None) -> None:
-        from atlas.memory import limit_fragmentation
+        from atlas.memory import LARGE_WHEN_TRACING, limit_fragmentation
         from ingest.models import load_model
         from ingest.trace import attribute, prune
         from ingest.transcoders import load_transcoders
 
-        limit_fragmentation()  # as `atlas trace` and workers do
+        limit_fragmentation(LARGE_WHEN_TRACING)  # as `atlas trace` and workers do
         self.attribute, self.cut = attribute, prune
         self.model = load_model(model, device="cpu")
         self.parts = load_transcoders(parts, self.model)
