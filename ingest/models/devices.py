@@ -67,15 +67,15 @@ def at_most_threads(count: int) -> Iterator[None]:
 def beside(items: Iterable[S], work: Callable[[S], T], threads: int) -> Iterator[tuple[S, T]]:
     """Items and what was made of each, in their order; so many at a time, each on one thread.
 
-    Whole pieces of work beside one another keep all cores busy, where threads within each of its many small operations wait
-    for one another: on two cores the same wall time or less for two thirds of the CPU-seconds.
+    Whole pieces of work beside one another keep all cores busy, where threads within each of their many small operations wait
+    for one another (docs/decisions/0015-meeting-in-the-middle.md has figures).
     """
     if threads <= 1:
         yield from ((item, work(item)) for item in items)
         return
 
     def alone(item: S) -> T:
-        with torch.inference_mode(), at_most_threads(1):  # both are kept by thread
+        with torch.inference_mode():  # which is kept by thread
             return work(item)
 
     pool, waiting = _pool(threads), deque[tuple[S, Future[T]]]()
@@ -97,4 +97,4 @@ def beside(items: Iterable[S], work: Callable[[S], T], threads: int) -> Iterator
 @cache
 def _pool(threads: int) -> ThreadPoolExecutor:
     # kept, because what libraries hold for a thread would be made anew, and some of it left behind, with every trace
-    return ThreadPoolExecutor(threads, thread_name_prefix="trace")
+    return ThreadPoolExecutor(threads, "trace", initializer=torch.set_num_threads, initargs=(1,))
