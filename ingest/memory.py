@@ -25,6 +25,14 @@ def available() -> int:
     return free
 
 
+def threads_that_fit(device: torch.device, bytes_each: int) -> int:
+    """How many pieces of work of so many bytes are done beside one another: one on a GPU, on a CPU as many as torch has threads
+    and an eighth of the free memory can hold."""
+    if device.type != "cpu":
+        return 1
+    return max(1, min(torch.get_num_threads(), available() // 8 // max(bytes_each, 1)))
+
+
 def _limits() -> Iterator[tuple[int, int, int]]:
     """Of this process's group and those above it: limit, used, and of that what is files, given up when it is needed."""
     with suppress(OSError):  # another system

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import cache
 from typing import TypeVar
@@ -56,7 +57,8 @@ def few_threads(layers: int, positions: int, width: int) -> Iterator[None]:
 @contextmanager
 def at_most_threads(count: int) -> Iterator[None]:
     """Torch's own, within one operation."""
-    before = torch.get_num_threads()  # torch keeps this by thread, so that tracing beside one another does no harm
+    # torch keeps this by thread; only a thread that uses torch for the first time meanwhile begins with the number set here
+    before = torch.get_num_threads()
     torch.set_num_threads(min(before, count))
     try:
         yield
@@ -78,23 +80,27 @@ def beside(items: Iterable[S], work: Callable[[S], T], threads: int) -> Iterator
         with torch.inference_mode():  # which is kept by thread
             return work(item)
 
-    pool, waiting = _pool(threads), deque[tuple[S, Future[T]]]()
+    waiting = deque[tuple[S, Future[T]]]()
     try:
         with at_most_threads(1):
             for item in items:
-                waiting.append((item, pool.submit(alone, item)))
-                if len(waiting) > threads:  # one more, so that none waits while a result is used
-                    first, made = waiting.popleft()
-                    yield first, made.result()
+                finished = None
+                if len(waiting) == threads:
+                    wait([waiting[0][1]])
+                    finished = waiting.popleft()
+                waiting.append(
+                    (item, _pool().submit(alone, item))
+                )  # before the result is used, so that no thread idles
+                if finished:
+                    yield finished[0], finished[1].result()
             while waiting:
                 first, made = waiting.popleft()
                 yield first, made.result()
-    finally:
-        for _, made in waiting:
-            made.cancel()
+    finally:  # given up: what runs holds memory, and would compete with what follows
+        wait([made for _, made in waiting if not made.cancel()])
 
 
 @cache
-def _pool(threads: int) -> ThreadPoolExecutor:
+def _pool() -> ThreadPoolExecutor:
     # kept, because what libraries hold for a thread would be made anew, and some of it left behind, with every trace
-    return ThreadPoolExecutor(threads, "trace", initializer=torch.set_num_threads, initargs=(1,))
+    return ThreadPoolExecutor(os.cpu_count(), "trace", initializer=torch.set_num_threads, initargs=(1,))

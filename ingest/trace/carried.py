@@ -23,6 +23,8 @@ from ingest.trace.graph import NodeOrder
 from ingest.trace.sources import Sources
 from ingest.transcoders.set import TranscoderSet
 
+COPIES = 4  # of the streams of a walk, while they go through attention
+
 
 @dataclass
 class Carried:

@@ -10,7 +10,7 @@ import torch
 
 from atlas.records import TraceEstimate
 from ingest.models.base import Model
-from ingest.models.devices import at_most_threads
+from ingest.models.devices import at_most_threads, few_threads
 from ingest.trace.attribute import Prepared, prepare
 from ingest.trace.memory import EDGE_BYTES, KEPT_EDGE_BYTES, ROW_EDGE_BYTES, must_stream, total_edges
 from ingest.trace.rows import batch_rows, batches_beside
@@ -49,28 +49,13 @@ def estimate_trace(
     rows = np.concatenate([np.arange(order.n_features), np.arange(order.n_sources, order.size)])
     cost = _cost(ready, layer[rows], position[rows])
     kept = 1.0 if max_features is None else min(1.0, max_features / max(order.n_features, 1))
-    by_position = [rows[position[rows] == p] for p in np.unique(position[rows])]
-    picks: list[int] = np.unique(np.linspace(0, max(len(by_position) - 1, 0), SAMPLES).astype(int)).tolist()
-    spent, done, beside = 0.0, 0.0, batches_beside(ready.engine)
-    for pick in picks:
-        there = by_position[pick]
-        met = (layer[there] >= ready.engine.meets_at) & (position[there] >= ready.engine.leading.count)
-        if not met.any():  # read already
-            continue
-        there = there[met]
-        size = batch_rows(ready.engine, int(position[there[0]]) + 1)
-        there = there[max(0, (len(there) - size) // 2) :][:size]  # of middling layers
-        there = there[np.argsort(-ready.engine.heights(layer[there], there), kind="stable")]
-        with at_most_threads(1):  # as batches are computed, several beside one another
-            start = time.monotonic()
-            ready.engine.rows(layer[there], there, position[there])
-            spent += (time.monotonic() - start) / beside
-        done += float(_cost(ready, layer[there], position[there]).sum())
+    with few_threads(*ready.frozen.inputs.shape):
+        seconds_each = _seconds_each(ready, layer, position, rows)
     streamed = must_stream(
         ready, max_features=max_features, node_threshold=node_threshold, stream=stream, keep_full=keep_full
     )
     twice = 1 + KEPT_ROWS if streamed and max_features is None else 1
-    seconds = setup + (spent / done * cost.sum() * kept * twice if done else 0.0)
+    seconds = setup + seconds_each * cost.sum() * kept * twice
     edges = total_edges(ready, ready.inputs_at_most, max_features)
     return TraceEstimate(
         tokens=order.n_positions,
@@ -85,6 +70,28 @@ def estimate_trace(
         streamed=streamed,
         warnings=ready.warnings(),
     )
+
+
+def _seconds_each(ready: Prepared, layer: np.ndarray, position: np.ndarray, rows: np.ndarray) -> float:
+    """Of one of `_cost`, as timed on a few batches; 0 where nothing is carried. layer, position: (N,)."""
+    by_position = [rows[position[rows] == p] for p in np.unique(position[rows])]
+    picks: list[int] = np.unique(np.linspace(0, max(len(by_position) - 1, 0), SAMPLES).astype(int)).tolist()
+    spent, done, beside = 0.0, 0.0, batches_beside(ready.engine)
+    for pick in picks:
+        there = by_position[pick]
+        met = (layer[there] >= ready.engine.meets_at) & (position[there] >= ready.engine.leading.count)
+        if not met.any():  # read already
+            continue
+        there = there[met]
+        size = batch_rows(ready.engine, int(position[there[0]]) + 1)
+        there = there[max(0, (len(there) - size) // 2) :][:size]  # of middling layers
+        there = there[np.argsort(-ready.engine.heights(layer[there], there), kind="stable")]
+        with at_most_threads(1 if beside > 1 else torch.get_num_threads()):
+            start = time.monotonic()
+            ready.engine.rows(layer[there], there, position[there])
+            spent += (time.monotonic() - start) / beside
+        done += float(_cost(ready, layer[there], position[there]).sum())
+    return spent / done if done else 0.0
 
 
 def _cost(ready: Prepared, layer: np.ndarray, position: np.ndarray) -> np.ndarray:

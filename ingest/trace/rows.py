@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from scipy import sparse
 
-from ingest.memory import available, if_it_fits
+from ingest.memory import if_it_fits, threads_that_fit
 from ingest.models.devices import beside
 from ingest.trace.backward import Backward
 from ingest.trace.graph import FLOOR, NodeOrder, csr, row_blocks, slabs
@@ -42,7 +42,7 @@ class Batches:
         self.engine, self.once = engine, once
         self.layer, self.position = places
         self.limit = batch_size
-        self.threads = batches_beside(engine)
+        self.threads = batches_beside(engine, batch_size)
         self.progress, self.done, self.total = progress, 0, total
 
     def of(self, rows: np.ndarray) -> Iterator[Batch]:
@@ -90,21 +90,28 @@ class Batches:
             start += len(batch)
 
     def _computed(self, jobs: Iterable[Job], threads: int | None = None) -> Iterator[Batch]:
-        for (batch, compute), effects in beside(jobs, self._effects, threads or self.threads):
+        threads, again = threads or self.threads, []
+        for job, effects in beside(jobs, partial(self._effects, alone=threads == 1), threads):
+            batch, compute = job
             if effects is None:
-                self.limit = min(self.limit or len(batch), len(batch) // 2)
-                yield from self._computed(self._batches(batch, compute), threads=1)
+                self.limit = max(1, min(self.limit or len(batch), len(batch) // 2))
+                if threads == 1:
+                    yield from self._computed(self._batches(batch, compute), 1)
+                else:  # when nothing beside it takes memory any more
+                    again.append(job)
                 continue
             self.done += len(batch)
             yield batch, *effects
             if self.progress:
                 self.progress(self.done, max(self.total, self.done), "targets")
+        for batch, compute in again:
+            yield from self._computed(self._batches(batch, compute), 1)
 
-    def _effects(self, job: Job) -> Effects | None:
-        """None: memory ran out."""
+    def _effects(self, job: Job, alone: bool) -> Effects | None:
+        """None: memory ran out. Raises ModelRejected where a single row alone does not fit."""
         batch, compute = job
         work = partial(compute, self.layer[batch], batch, self.position[batch])
-        return if_it_fits(work, len(batch), "target")
+        return if_it_fits(work, len(batch) if alone else max(2, len(batch)), "target")
 
     def _size(self, position: int, left: int) -> int:
         """Rows of the next batch. Every batch walks all layers and positions below it, so no small one is left for the end."""
@@ -125,13 +132,10 @@ def batch_rows(engine: Backward, positions: int | None = None) -> int:
     return int(min(4096, max(1, CACHE_BYTES // per_row, min(16, MAPPED_BYTES // gradient))))
 
 
-def batches_beside(engine: Backward) -> int:
-    """How many batches are computed at a time: one on a GPU, on a CPU as many as torch has threads and an eighth of the free memory
-    can hold."""
-    if engine.device.type != "cpu":
-        return 1
-    each = batch_rows(engine) * _row_bytes(engine)[1]
-    return int(max(1, min(torch.get_num_threads(), available() // 8 // each)))
+def batches_beside(engine: Backward, batch_size: int | None = None) -> int:
+    """How many batches are computed at a time. batch_size: rows of one; None: `batch_rows`."""
+    rows = (batch_size or batch_rows(engine)) * _row_bytes(engine)[1]
+    return threads_that_fit(engine.device, rows + engine.frozen.pattern(0).nbytes)  # of which attention makes a copy
 
 
 def _row_bytes(engine: Backward, positions: int | None = None) -> tuple[int, int]:

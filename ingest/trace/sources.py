@@ -98,7 +98,7 @@ def _writes(written: list[tuple[int, torch.Tensor, torch.Tensor]], starts: list[
     if len(written) == 1:
         ((layer, _, vectors),) = written
         own = starts[layer]
-        return Writes(vectors, [start - own[0] for start in own], slice(own[0], own[-1]))
+        return Writes(vectors.contiguous(), [start - own[0] for start in own], slice(own[0], own[-1]))
     order = torch.cat([position for _, position, _ in written]).argsort(stable=True)
     rows = torch.cat(
         [torch.arange(starts[layer][0], starts[layer][-1], device=order.device) for layer, _, _ in written]

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ingest.models.devices import few_threads
 from ingest.trace.attribute import Prepared, Warn, full_graph
 from ingest.trace.graph import FLOOR, FullGraph, row_blocks
 from ingest.trace.memory import check_second_pass
@@ -47,6 +48,13 @@ def streamed(
     Raises ModelRejected when a row, or what is kept, does not fit into memory.
     """
     ready.check(None, warn)
+    with few_threads(*ready.frozen.inputs.shape):
+        return _streamed(ready, node_threshold, batch_size, progress)
+
+
+def _streamed(
+    ready: Prepared, node_threshold: float, batch_size: int | None, progress: Progress | None
+) -> tuple[FullGraph, FirstPass]:
     ready.meet()
     order = ready.order
     rows = order.n_features + order.n_logits

@@ -128,7 +128,7 @@ def test_the_graph_does_not_depend_on_the_batch_size(tiny, tiny_set, batch_size)
 @pytest.mark.parametrize("beside", [1, 3])
 def test_running_out_of_memory_halves_the_batch_and_keeps_finished_rows(beside, tiny, tiny_set, monkeypatch):
     whole = attribute(tiny, tiny_set, PROMPT)
-    monkeypatch.setattr(sys.modules["ingest.trace.rows"], "batches_beside", lambda _: beside)
+    monkeypatch.setattr(sys.modules["ingest.trace.rows"], "batches_beside", lambda *_: beside)
     frozen_type = type(tiny.freeze(PROMPT, "mlp.hook_in", "mlp.hook_out"))
     through, tried = frozen_type.attention_back, []
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -172,3 +173,25 @@ def test_a_trace_that_is_given_up_leaves_threads_as_they_were_and_the_next_one_w
         attribute(model, parts, IDS, batch_size=1, progress=stop)
     assert torch.get_num_threads() == 3
     assert attribute(model, parts, IDS, batch_size=1).matrix.nnz
+
+
+@pytest.mark.parametrize("batch_size", [1, 4])
+def test_a_batch_that_does_not_fit_beside_another_is_computed_when_that_one_has_ended(
+    batch_size, monkeypatch, three_threads
+):
+    monkeypatch.setattr(devices, "ALONE", 0)
+    model, parts = load(PAIRS[0])
+    plain = attribute(model, parts, IDS)
+    rows, room = Backward.rows, threading.Lock()
+
+    def one_at_a_time(self, *where):
+        if not room.acquire(blocking=False):
+            raise torch.OutOfMemoryError("no memory left")
+        try:
+            time.sleep(0.01)
+            return rows(self, *where)
+        finally:
+            room.release()
+
+    monkeypatch.setattr(Backward, "rows", one_at_a_time)
+    assert_same_matrix(attribute(model, parts, IDS, batch_size=batch_size).matrix.toarray(), plain.matrix.toarray())
