@@ -5,8 +5,8 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 NEO4J_JARS := .cache/neo4j/lib
 PYTEST_ARGS ?=
-# test processes, a file at a time, each with servers of its own
-WORKERS ?= 2
+# test processes, a file at a time, each with servers of its own; 0: this one
+WORKERS ?= 0
 
 .PHONY: help install install-dev demo test test-fast test-servers lint format bench docs clean
 help:                ## list the targets
