@@ -8,9 +8,8 @@ import sys
 
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h of glibc
 LARGE_BYTES = 1 << 20  # blocks from here on are given back to the system when they are freed
-LARGE_WHEN_TRACING = (
-    2 << 20
-)  # a batch's arrays are smaller and used again at once; mapping each anew takes a tenth of the time
+# a batch's arrays are smaller and used again at once; mapping each anew takes a tenth of the time
+LARGE_WHEN_TRACING = 2 << 20
 ARENAS = 4
 
 

@@ -86,7 +86,7 @@ def find_sources(
             reconstruction.index_add_(0, position, vectors)
         torch.sub(output[first:], reconstruction[first:], out=error[first:])
         writes.append(_writes(written[layer], starts))
-        written[layer].clear()  # copied by now; of a long prompt they are gigabytes
+        written[layer].clear()  # a cross-layer set's are copied by now; of a long prompt they are gigabytes
     layers = torch.from_numpy(np.repeat(np.arange(n_layers), [own[-1] - own[0] for own in starts]))
     found = torch.stack([layers, torch.cat(positions).cpu(), torch.cat(features).cpu()], dim=1)
     return Sources(found, torch.cat(values).float(), starts, writes, encoders, torch.cat(biases).float(), fixed)
@@ -103,5 +103,5 @@ def _writes(written: list[tuple[int, torch.Tensor, torch.Tensor]], starts: list[
     rows = torch.cat(
         [torch.arange(starts[layer][0], starts[layer][-1], device=order.device) for layer, _, _ in written]
     )
-    ends = np.sum([np.array(starts[layer]) - starts[layer][0] for layer, _, _ in written], axis=0).tolist()
-    return Writes(torch.cat([vectors for _, _, vectors in written])[order], ends, rows[order])
+    begins = np.sum([np.array(starts[layer]) - starts[layer][0] for layer, _, _ in written], axis=0).tolist()
+    return Writes(torch.cat([vectors for _, _, vectors in written])[order], begins, rows[order])
