@@ -88,9 +88,8 @@ def beside(items: Iterable[S], work: Callable[[S], T], threads: int) -> Iterator
                 if len(waiting) == threads:
                     wait([waiting[0][1]])
                     finished = waiting.popleft()
-                waiting.append(
-                    (item, _pool().submit(alone, item))
-                )  # before the result is used, so that no thread idles
+                # before the result is used, so that no thread idles
+                waiting.append((item, _pool().submit(alone, item)))
                 if finished:
                     yield finished[0], finished[1].result()
             while waiting:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from ingest.memory import threads_that_fit
 from ingest.models.base import Frozen
 from ingest.models.devices import beside
 from ingest.models.products import products_by_position
@@ -89,9 +90,9 @@ class Upward:
             return self._from(walk, layer, passed[:, columns])
 
         rows, vectors = [], []
-        for walk, (found, stream) in beside(
-            walks, walked, torch.get_num_threads() if final.device.type == "cpu" else 1
-        ):
+        most = max(sum(counts[walk.start : walk.stop]) for walk in walks) * final.nbytes
+        threads = threads_that_fit(final.device, COPIES * most + self.frozen.pattern(0).nbytes)
+        for walk, (found, stream) in beside(walks, walked, threads):
             if not walk.start:
                 constant, found, stream = stream[0].clone(), found[1:], stream[1:]
             rows.append(found)
